@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::app::error::AppError;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::firewall::{BaseUrl, Client, Firewall, FirewallDeps, Profile};
+use crate::firewall::{ApprovalRequests, BaseUrl, Client, Firewall, FirewallDeps, Profile};
 use crate::net::TlsTrust;
 use crate::npm::{PackageName, UserAgent};
 use crate::policy::decisions::Decision;
 use crate::server::admin::HealthChecks;
-use crate::store::{BlobStore, DataDir, DiskBlobs, Ledger, PackageKey, SqliteLedger, StoreError};
+use crate::store::{BlobStore, DataDir, DiskBlobs, Ledger, PackageKey, RequestLedger, SqliteLedger, StoreError};
 use crate::telemetry::{CallbackGauge, Metrics};
 use crate::tls;
 use crate::upstream::{Addressed, AllCircuits, Authorization, Registries};
@@ -82,6 +82,12 @@ impl Core {
             0 => Ok(()),
             open => Err(format!("circuit open for {open} upstream host(s) after repeated failures; cached packages are served")),
         });
+    }
+
+    /// Returns the requests for approvals of this data directory.
+    pub(crate) fn approval_requests(&self) -> ApprovalRequests {
+        let ledger = Arc::clone(&self.ledger) as Arc<dyn RequestLedger>;
+        ApprovalRequests::new((*self.firewall).clone(), ledger, Arc::clone(&self.clock), Arc::clone(&self.metrics))
     }
 
     /// Writes the pending ledger rows. Returns how many rows were lost since the start.

@@ -57,6 +57,9 @@ pub enum AppError {
     /// A server at another address cannot be asked, or did not answer.
     #[error("request to the coldframe at `{server}` failed: {detail}")]
     Server { server: Box<str>, detail: String },
+    /// An operation on a request for an approval was refused. Holds the reason.
+    #[error("{0}")]
+    Request(String),
     /// The server that runs on the data directory cannot be asked, or failed.
     #[error("request to the running coldframe on `{}` failed: {detail}", data_dir.display())]
     Control { data_dir: PathBuf, detail: String },

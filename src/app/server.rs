@@ -29,7 +29,7 @@ use crate::app::tasks::policy_reload::{self, PolicyReloader};
 use crate::app::tasks::summary::Summary;
 use crate::app::tasks::token_reload;
 use crate::app::tasks::trust::TrustRenewal;
-use crate::app::tasks::{ledger, prefetch, vetting};
+use crate::app::tasks::{ledger, prefetch, requests, vetting};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::firewall::Firewall;
@@ -137,7 +137,8 @@ impl App {
             certificate.add_checks(&mut checks);
         }
         let inspector = Arc::clone(&core.firewall) as SharedInspector;
-        let admin = Arc::new(Admin::new(Arc::clone(&core.metrics), checks, inspector));
+        let admin = Admin::new(Arc::clone(&core.metrics), checks, inspector).with_requests(core.approval_requests());
+        let admin = Arc::new(admin);
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
         let service = RegistryHandler::new(firewall, config.server.clone(), &named, Some(Arc::clone(&admin)), metrics)?;
         let pages = open_pages(&core, &auth)?;
@@ -274,6 +275,7 @@ impl App {
         tasks.spawn(TaskLabel::Policies, "policies", (Arc::clone(&state.policies), core.clone()), |(policies, core)| {
             policy_reload::run(policies, core)
         });
+        tasks.spawn(TaskLabel::Requests, "requests", core.approval_requests(), requests::run);
         tasks.spawn(TaskLabel::Prefetch, "prefetch", core.clone(), prefetch::run);
         state.feeds.spawn_file_scan(tasks);
         tasks.spawn(TaskLabel::Vetting, "vetting", core.clone(), vetting::run);

@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use crate::cli::flags::SettingFlags;
 use crate::cli::{
     ca, check, client_config, clients, config, decisions, doctor, explain, exposure, feed, healthcheck, incident, ledger, output,
-    policy, serve, token, user, vet,
+    policy, request, serve, token, user, vet,
 };
 use crate::config::suggest;
 use crate::text::push_line;
@@ -70,6 +70,8 @@ enum Command {
     Ledger(ledger::Command),
     /// List the clients in the ledger, with their tools.
     Clients(clients::Arguments),
+    /// Ask for an approval of a refused version; decide on requests.
+    Request(Box<request::Arguments>),
     #[command(flatten)]
     Decide(decisions::commands::Command),
     /// Check, test and compare policies.
@@ -106,7 +108,7 @@ enum Command {
 const GROUPS: [(&str, &[&str]); 5] = [
     ("Serve and run", &["serve", "run", "healthcheck"]),
     ("Understand", &["explain", "check", "vet", "exposure", "ledger", "clients", "doctor"]),
-    ("Decide", &["approve", "adopt", "confirm", "deny", "revoke", "freeze", "break-glass", "decisions", "policy"]),
+    ("Decide", &["approve", "adopt", "confirm", "deny", "revoke", "freeze", "break-glass", "decisions", "request", "policy"]),
     ("Feeds and incidents", &["feed", "incident"]),
     ("Set up", &["client-config", "ca", "token", "user", "config", "completions", "help"]),
 ];
@@ -147,6 +149,7 @@ pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Exposure(arguments) => exposure::run(arguments),
         Command::Ledger(command) => ledger::run(command),
         Command::Clients(arguments) => clients::run(&arguments),
+        Command::Request(arguments) => request::run(*arguments),
         Command::Decide(command) => decisions::commands::run(command),
         Command::Policy(command) => policy::run(command),
         Command::Incident(arguments) => incident::run(arguments),

@@ -20,6 +20,7 @@ mod operator;
 mod output;
 mod policy;
 mod registry_hosts;
+mod request;
 mod run;
 mod running_server;
 mod runtime;

@@ -15,7 +15,8 @@ use crate::cli::operator;
 use crate::cli::output::{self, Exit, counted, say, usage};
 use crate::clock::{Clock as _, SystemClock};
 use crate::policy::access::check_label;
-use crate::policy::{PackageScope, Role};
+use crate::policy::principal::check_person;
+use crate::policy::{PackageScope, Principal, Role};
 use crate::store::{ApplyStatus, TokenRecord, TokenSelector, TokenState};
 use crate::text::{TextTable, push_line};
 use crate::units::timestamp;
@@ -35,8 +36,11 @@ pub(crate) enum Command {
     /// Revoke a token; a running server refuses it within a second.
     Revoke {
         /// Number or label of the token.
-        #[arg(value_name = "ID|LABEL")]
-        which: String,
+        #[arg(value_name = "ID|LABEL", required_unless_present = "owner")]
+        which: Option<String>,
+        /// Revoke all tokens of this person, and those made for machines.
+        #[arg(long, value_name = "PERSON", conflicts_with = "which")]
+        owner: Option<String>,
         #[command(flatten)]
         query: QueryArgs,
     },
@@ -56,12 +60,24 @@ pub(crate) struct CreateArgs {
     /// Packages that it may ask for: name or glob (`@acme/*`) [default: all]; may be repeated.
     #[arg(long, value_name = "GLOB", value_parser = parse_scope)]
     scope: Vec<String>,
+    /// Person that it belongs to [default: the user that runs this].
+    ///
+    /// All tokens of one person count as one person: who asked for a version cannot approve it with another token.
+    #[arg(long, value_name = "PERSON", value_parser = person)]
+    owner: Option<String>,
+    /// A machine uses it. It can ask for approvals, but never approve.
+    #[arg(long)]
+    machine: bool,
     #[command(flatten)]
     query: QueryArgs,
 }
 
 fn label(text: &str) -> Result<String, String> {
     check_label(text).map(|()| text.to_owned())
+}
+
+fn person(text: &str) -> Result<String, String> {
+    check_person(text).map(|()| text.to_owned())
 }
 
 pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
@@ -73,8 +89,12 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
             records.retain(|record| all || record.state(now) == TokenState::Active);
             output.print(|| format_list(&records, now), || records.iter().map(|record| token_json(record, now)).collect())
         }
-        Command::Revoke { which, query: QueryArgs { output, settings } } => {
-            let which = which.parse().map_or(TokenSelector::Label(which), TokenSelector::Id);
+        Command::Revoke { which, owner, query: QueryArgs { output, settings } } => {
+            let named = which.unwrap_or_default();
+            let which = match owner {
+                Some(owner) => TokenSelector::Owner(owner),
+                None => named.parse().map_or(TokenSelector::Label(named), TokenSelector::Id),
+            };
             let now = SystemClock.now();
             let (revoked, effect) = tokens::revoke(&settings.data_dir()?, &which, &operator::signature(now))?;
             let text = || {
@@ -92,9 +112,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
 }
 
 fn create(arguments: CreateArgs) -> anyhow::Result<Exit> {
-    let CreateArgs { label, role, expires, scope, query: QueryArgs { output, settings } } = arguments;
+    let CreateArgs { label, role, expires, scope, owner, machine, query: QueryArgs { output, settings } } = arguments;
     let now = SystemClock.now();
+    let owner: std::sync::Arc<str> = owner.unwrap_or_else(operator::name).into();
     let request = TokenRequest {
+        owner: if machine { Principal::Machine(owner) } else { Principal::Person(owner) },
         label,
         role: Role::parse(&role).unwrap_or(Role::Client),
         scope: PackageScope::parse(&scope).map_err(|error| usage(anyhow::anyhow!("invalid scope: {error}")))?,
@@ -133,13 +155,15 @@ fn format_list(records: &[TokenRecord], now: Timestamp) -> String {
         return "no active tokens\n".to_owned();
     }
     let mut columns = TextTable::indented("");
-    columns.row([&"ID", &"LABEL", &"ROLE", &"SCOPE", &"STATE", &"UNTIL", &"LAST USED", &"BY"]);
+    columns.row([&"ID", &"LABEL", &"ROLE", &"SCOPE", &"STATE", &"UNTIL", &"LAST USED", &"OWNER"]);
     for record in records {
         let TokenRecord { id, token, last_used, .. } = record;
         let until = token.expires.map_or_else(|| "revoked".to_owned(), timestamp::format_utc);
         let used = last_used.map_or_else(|| "never".to_owned(), timestamp::format_utc);
         let state = record.state(now).as_str();
-        columns.row([id, &token.label, &token.role.as_str(), &token.scope, &state, &until, &used, &token.created.who]);
+        let kind = if token.owner.is_machine() { " (machine)" } else { "" };
+        let owner = format!("{}{kind}", token.owner.name());
+        columns.row([id, &token.label, &token.role.as_str(), &token.scope, &state, &until, &used, &owner]);
     }
     format!("{columns}{}\n", counted(records.len(), "token"))
 }
@@ -154,6 +178,8 @@ fn token_json(record: &TokenRecord, now: Timestamp) -> Value {
         "state": record.state(now).as_str(),
         "created": token.created.at,
         "createdBy": token.created.who,
+        "owner": token.owner.name(),
+        "isMachine": token.owner.is_machine(),
         "expires": token.expires,
         "lastUsed": last_used,
         "revoked": revoked.as_ref().map(|by| json!({ "who": by.who, "at": by.at })),

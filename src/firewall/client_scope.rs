@@ -53,12 +53,13 @@ mod tests {
     use super::*;
     use crate::firewall::{BaseUrl, Profile};
     use crate::npm::UserAgent;
-    use crate::policy::{AuthMethod, PackageScope, Role};
+    use crate::policy::{AuthMethod, PackageScope, Principal, Role};
     use crate::upstream::{Addressed, Authorization, PassthroughRequest};
 
     fn client(globs: &[&str]) -> Client {
         let scope = PackageScope::parse(globs).unwrap();
-        let identity = Identity { subject: "ci".into(), role: Role::Client, scope, method: AuthMethod::Token(1) };
+        let principal = Principal::Machine("ada".into());
+        let identity = Identity { subject: "ci".into(), role: Role::Client, scope, method: AuthMethod::Token(1), principal };
         Client {
             address: [127, 0, 0, 1].into(),
             identity: Some(Arc::new(identity)),

@@ -9,7 +9,7 @@ use crate::firewall::request::BaseUrl;
 use crate::net::BudgetTimeout;
 use crate::npm::{PackageName, endpoint};
 use crate::policy::{Reason, RuleId, Verdict};
-use crate::text::ascii_line;
+use crate::text::{ascii_line, shell_word};
 use crate::units::timestamp;
 use crate::upstream::UpstreamError;
 
@@ -46,6 +46,27 @@ pub struct Refusal {
     pub text: Arc<str>,
     /// The URL of the explanation, if the client can open one.
     pub link: Option<Box<str>>,
+    /// How people ask for the version, if the client can reach pages.
+    pub request: Option<RequestHint>,
+}
+
+/// How people ask for an approval of a refused version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestHint {
+    /// The command that asks.
+    Command(Box<str>),
+    /// What refuses the version yields to no request.
+    Forbidden,
+}
+
+impl RequestHint {
+    /// Returns the text of the JSON field `request`.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Command(command) => command,
+            Self::Forbidden => "forbidden",
+        }
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -165,13 +186,30 @@ impl Refusal {
 
     fn new(name: &PackageName, version: Option<&str>, rule: &RuleId, opens: Option<Timestamp>, text: &str) -> Self {
         let (version, rule) = (version.map(Into::into), rule.clone());
-        Self { name: name.clone(), version, rule, opens, text: one_line(text).into(), link: None }
+        Self { name: name.clone(), version, rule, opens, text: one_line(text).into(), link: None, request: None }
     }
 
     /// Adds the link to the explanation for a client that used `base`.
     pub(crate) fn with_link(self, base: &BaseUrl) -> Self {
         let link = explain_link(base, &self.name, self.version.as_deref());
         Self { link: link.map(Into::into), ..self }
+    }
+
+    /// Adds the command by which a client that used `base` asks for the version.
+    pub(crate) fn with_request_command(self, base: &BaseUrl) -> Self {
+        let command = |version: &str| {
+            let spec = format!("{}@{version}", self.name);
+            let (spec, server) = (shell_word(&spec), shell_word(&base.text));
+            RequestHint::Command(one_line(&format!("coldframe request {spec} --server {server} --reason TEXT")).into())
+        };
+        let request = self.version.as_deref().filter(|_| base.serves_admin).map(command);
+        Self { request, ..self }
+    }
+
+    /// Adds that the version cannot be asked for.
+    pub(crate) fn without_request(self, base: &BaseUrl) -> Self {
+        let request = self.version.as_ref().filter(|_| base.serves_admin).map(|_| RequestHint::Forbidden);
+        Self { request, ..self }
     }
 
     /// Returns text and link in at most `longest` bytes, for a header. Shorter wording is tried first, then the text is cut. A

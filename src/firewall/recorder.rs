@@ -160,7 +160,10 @@ impl Recorder {
             text: &refusal.text,
         }
         .emit(&self.metrics);
-        FirewallError::Refused(Arc::new(refusal.with_link(&client.base)))
+        let is_allowed = self.policy.snapshot().policy(client.profile).allows_requests(&refusal.rule);
+        let (refusal, base) = (refusal.with_link(&client.base), &client.base);
+        let refusal = if is_allowed { refusal.with_request_command(base) } else { refusal.without_request(base) };
+        FirewallError::Refused(Arc::new(refusal))
     }
 
     /// Counts and logs the refusal of the hidden entry at `at` and returns it as an error.

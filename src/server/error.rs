@@ -76,6 +76,9 @@ pub(crate) enum RequestError {
     TooManyTokens,
     #[error("this page needs an access token with the role `{needed}`, and the role of this one is `{role}`")]
     RoleTooLow { needed: &'static str, role: &'static str },
+    /// A change of a request for an approval, without a token that says who it is.
+    #[error("this page needs an access token that names who asks; or run `coldframe request` on the server")]
+    IdentityRequired,
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error("{0}")]

@@ -9,7 +9,7 @@ use http::{Method, Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use crate::firewall::error::MAX_LINE_BYTES;
-use crate::firewall::{ContentCoding, FirewallError, PackumentResponse, RegistryResponse, TarballResponse};
+use crate::firewall::{ContentCoding, FirewallError, PackumentResponse, RegistryResponse, RequestHint, TarballResponse};
 use crate::net::headers::{ByteRange, date, none_match, requested_range};
 use crate::net::{Body, BodyError, ClientError, ConnectStage, Upgrade};
 use crate::npm::PackumentForm;
@@ -347,6 +347,7 @@ fn status_of(error: &RequestError) -> (StatusCode, OutcomeLabel) {
         RequestError::AdminDisabled
         | RequestError::ClaimsRefused
         | RequestError::TokenForRegistry
+        | RequestError::IdentityRequired
         | RequestError::RoleTooLow { .. } => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
         RequestError::KeysUnavailable => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
         RequestError::AdminTokenRequired
@@ -368,7 +369,11 @@ pub(crate) fn error(error: &RequestError) -> Reply {
         RequestError::Rejected(FirewallError::Refused(refusal)) => refusal.truncated(MAX_LINE_BYTES),
         _ => ascii_line(&text, MAX_LINE_BYTES),
     };
-    let reply = error_body(status, &text, line, outcome);
+    let request = match error {
+        RequestError::Rejected(FirewallError::Refused(refusal)) => refusal.request.as_ref(),
+        _ => None,
+    };
+    let reply = error_body(status, (&text, request), line, outcome);
     match error {
         RequestError::Endpoint(EndpointError::Method { allow, .. }) => reply.with(header::ALLOW, HeaderValue::from_static(allow)),
         // `Retry-After` is useful only for a status that clients retry.
@@ -436,13 +441,17 @@ fn not_modified() -> Reply {
 
 /// Returns an error in every form that some client prints: reason phrase, body and notice.
 fn failure(status: StatusCode, text: &str, outcome: OutcomeLabel) -> Reply {
-    error_body(status, text, ascii_line(text, MAX_LINE_BYTES), outcome)
+    error_body(status, (text, None), ascii_line(text, MAX_LINE_BYTES), outcome)
 }
 
-/// Returns an error with `text` in the body and `line` in the headers and reason phrase.
-fn error_body(status: StatusCode, text: &str, line: String, outcome: OutcomeLabel) -> Reply {
+/// Returns an error with `text` and how to ask in the body, and `line` in the headers and reason phrase.
+fn error_body(status: StatusCode, (text, request): (&str, Option<&RequestHint>), line: String, outcome: OutcomeLabel) -> Reply {
     // Clients print it, so it must be one line.
-    let body = serde_json::json!({ "error": single_line(text) }).to_string();
+    let mut body = serde_json::json!({ "error": single_line(text) });
+    if let Some(request) = request {
+        body["request"] = single_line(request.text()).into();
+    }
+    let body = body.to_string();
     let mut reply = Reply::new(status, Body::from(Bytes::from(body)), outcome)
         .with(header::CONTENT_TYPE, JSON)
         .with(header::CACHE_CONTROL, NO_STORE)
@@ -566,6 +575,7 @@ mod tests {
             opens: None,
             text: text.into(),
             link: None,
+            request: None,
         };
         let reply = error(&FirewallError::Refused(Arc::new(refusal)).into());
         assert_eq!((status(&reply), reply.outcome), (403, OutcomeLabel::Refused));

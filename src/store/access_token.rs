@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use crate::policy::access::secret::TokenHash;
 use crate::policy::decisions::Signature;
-use crate::policy::{PackageScope, Role};
+use crate::policy::{PackageScope, Principal, Role};
 use crate::store::error::StoreError;
 use crate::text::words;
 
@@ -24,6 +24,8 @@ pub struct NewToken {
     pub expires: Option<Timestamp>,
     /// Who created it, and when.
     pub created: Signature,
+    /// Who answers for what is done with it.
+    pub owner: Principal,
 }
 
 /// A recorded token and its later changes.
@@ -65,6 +67,8 @@ pub enum TokenSelector {
     Id(i64),
     /// All tokens with this label.
     Label(String),
+    /// All tokens that belong to this person, and the machine tokens that this person made.
+    Owner(String),
 }
 
 /// The result of recording a token.

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use crate::npm::packument::manifest_digest::InstallScript;
 use crate::npm::{Algorithm, Digest, Hasher, Integrity, ManifestDigest, PackageName, PackumentForm, Sha1Check};
 use crate::policy::decisions::Signature;
-use crate::policy::{PackageScope, Role};
+use crate::policy::{PackageScope, Principal, Role};
 use crate::store::access_token::{MAX_PER_LABEL, NewToken, TokenCreation, TokenLedger, TokenRecord, TokenSelector, TokenState};
 use crate::store::blobs::{BlobKind, BlobStore, PendingBlob};
 use crate::store::error::StoreError;
@@ -661,7 +661,8 @@ pub(crate) fn queued_rows_survive_a_restart(open: Open<'_, dyn Ledger>) {
 fn new_token(number: u8, label: &str, expires: Option<Timestamp>) -> NewToken {
     let created = Signature { who: "ada".to_owned(), at: at(1) };
     let scope = PackageScope::parse(&["@acme/*"]).unwrap();
-    NewToken { hash: [number; 32], label: label.to_owned(), role: Role::Approver, scope, expires, created }
+    let owner = Principal::Machine("ada".into());
+    NewToken { hash: [number; 32], label: label.to_owned(), role: Role::Approver, scope, expires, created, owner }
 }
 
 /// Creates a token that must not be refused, and returns its number.

@@ -14,6 +14,9 @@ pub(crate) mod ledger;
 pub(crate) mod ledger_rows;
 pub(crate) mod read_only;
 pub(crate) mod report;
+#[cfg(test)]
+mod request_conformance;
+pub(crate) mod request_ledger;
 pub(crate) mod sqlite;
 
 pub(crate) use access_token::{MAX_USABLE_TOKENS, NewToken};
@@ -31,10 +34,12 @@ pub(crate) use ledger::{
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub(crate) use ledger_rows::{ClientRow, DownloadRow, RowFilter, RowOrder};
 pub(crate) use report::ReportLedger;
+pub use request_ledger::{ApprovedRequest, AskOutcome, RequestEnd, RequestFilter, RequestLedger};
 pub use sqlite::SqliteLedger;
 pub(crate) use sqlite::decision_writer::DecisionWriter;
 pub(crate) use sqlite::events::DownloadSummary;
 pub use sqlite::outside_writer::ApplyStatus;
+pub use sqlite::request_writer::RequestWriter;
 pub(crate) use sqlite::token_writer::TokenWriter;
 
 #[cfg(test)]

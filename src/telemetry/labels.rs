@@ -63,6 +63,20 @@ labels! {
         Observe = "observe",
     }
 
+    /// What became of a request for an approval.
+    ApprovalRequestLabel, "outcome" {
+        Asked = "asked",
+        Joined = "joined",
+        AwaitsSecond = "awaits_second",
+        Approved = "approved",
+        Declined = "declined",
+        Withdrawn = "withdrawn",
+        Opened = "opened",
+        Unpublished = "unpublished",
+        Denied = "denied",
+        BytesChanged = "bytes_changed",
+    }
+
     OutcomeLabel, "outcome" {
         Served = "served",
         /// The client's cached response is current.
@@ -178,6 +192,8 @@ labels! {
         /// Opening tarballs before clients request them.
         Vetting = "vetting",
         Retention = "retention",
+        /// Ending requests for approvals that are no longer needed.
+        Requests = "requests",
         Ledger = "ledger",
         /// Answering `coldframe run`.
         Control = "control",

@@ -6,6 +6,7 @@ pub(crate) mod labels;
 pub(crate) mod logging;
 pub(crate) mod metrics;
 
+pub(crate) use events::approval_requests::ApprovalRequestChanged;
 pub(crate) use events::decisions::{DecisionChange, DecisionChanged};
 pub(crate) use events::feeds::{ClientExposed, FeedChanged, FeedFailed, FeedOverbroad, IndicatorContacted};
 pub(crate) use events::incidents::{

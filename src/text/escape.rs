@@ -88,6 +88,28 @@ pub fn markdown_code(text: &str) -> String {
     format!("`{}`", single_line(text).replace('`', "'").replace('|', "\\|"))
 }
 
+/// Returns `text` for a message to Slack or a compatible receiver: no mentions, links or channel names. Some receivers also turn a
+/// bare `@here` or a bare URL into one, so these are written with look-alikes.
+#[cfg_attr(not(test), expect(dead_code, reason = "for notifications, which are not sent yet"))]
+pub(crate) fn slack(text: &str) -> String {
+    let text = single_line(text).replace("://", ":\u{2044}\u{2044}");
+    let mut escaped = String::with_capacity(text.len());
+    let mut before = ' ';
+    for ch in text.chars() {
+        let starts_word = !before.is_alphanumeric();
+        match ch {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '@' if starts_word => escaped.push('\u{ff20}'),
+            '#' if starts_word => escaped.push('\u{ff03}'),
+            _ => escaped.push(ch),
+        }
+        before = ch;
+    }
+    escaped
+}
+
 /// Returns `text` as one CSV field. A spreadsheet does not run it as a formula.
 pub(crate) fn csv(text: &str) -> String {
     let line = single_line(text);
@@ -264,6 +286,28 @@ mod tests {
         push_line!(text, "{}: {:<3}|", "a\n::error::b", "c");
         push_line!(text, "{}", "::notice::d");
         assert_eq!(text, "a\\n::error::b: c  |\n\\u003a:notice::d\n");
+    }
+
+    #[test]
+    fn mentions_and_links_of_chats_are_inert() {
+        assert_eq!(
+            slack("<!channel> <@U1> <http://x|y> a&b"),
+            "&lt;!channel&gt; &lt;\u{ff20}U1&gt; &lt;http:\u{2044}\u{2044}x|y&gt; a&amp;b"
+        );
+        assert_eq!(slack("@here #general ada@acme.example"), "\u{ff20}here \u{ff03}general ada@acme.example");
+        assert_eq!(slack("axios@1.14.1 (rule minimum-age)"), "axios@1.14.1 (rule minimum-age)");
+        assert!(!slack(HOSTILE).contains(['\n', '\u{1b}', '\u{202e}', '<']));
+    }
+
+    #[test]
+    fn formulas_of_spreadsheets_are_inert() {
+        for text in ["=1+1", "+1", "-1", "@SUM(A1)", " =1", "|calc", "\u{ff1d}1"] {
+            let field = csv(text);
+            assert!(field.starts_with('\'') || field.starts_with("\"'"), "{text}: {field}");
+        }
+        assert_eq!((&*csv("plain text"), &*csv("a,b"), &*csv("a\"b")), ("plain text", "\"a,b\"", "\"a\"\"b\""));
+        assert_eq!(csv("=HYPERLINK(\"http://x\")"), "\"'=HYPERLINK(\"\"http://x\"\")\"");
+        assert!(!csv(HOSTILE).contains(['\n', '\r', '\t']));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Escapes text from outside for its destination: terminal, CI log, log line, HTTP header, HTML or Markdown.
+//! Escapes text from outside for its destination: terminal, CI log, log line, HTTP header, HTML, Markdown,
+//! chat or spreadsheet.
 //!
 //! Every value that Coldframe did not create itself goes through one of these functions before it is printed. Escapes have JSON's
 //! form (`\n`, `\u001b`), so a JSON document stays valid and keeps its meaning after [`printable`].

@@ -9,6 +9,7 @@ pub mod contents;
 pub mod inspect;
 pub mod lookalike;
 pub mod manifest;
+pub mod manifest_changes;
 pub mod names;
 pub mod new_dependency;
 pub mod provenance;

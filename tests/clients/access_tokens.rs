@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use coldframe::app::standalone::tokens::{self, TokenRequest};
 use coldframe::clock::Clock as _;
 use coldframe::policy::decisions::Signature;
-use coldframe::policy::{PackageScope, Role};
+use coldframe::policy::{PackageScope, Principal, Role};
 use tempfile::TempDir;
 
 use crate::harness::Scene;
@@ -22,7 +22,8 @@ async fn scene() -> (Scene, String) {
     scene.publish(Package::new("@acme/core", "3.0.0").aged(days(100)));
     scene.registry.absent("pnpm");
     let by = Signature { who: "ada".to_owned(), at: scene.clock.now() };
-    let request = TokenRequest { label: "ci-web".to_owned(), role: Role::Client, scope: PackageScope::default(), expires: None };
+    let request =
+        TokenRequest { label: "ci-web".to_owned(), role: Role::Client, scope: PackageScope::default(), expires: None, owner };
     let data = scene.data().to_owned();
     let created = tokio::task::spawn_blocking(move || tokens::create(&data, request, by)).await.unwrap().unwrap();
     (scene, created.secret.reveal().to_owned())

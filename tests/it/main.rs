@@ -72,6 +72,7 @@ mod readme;
 mod refetch;
 mod refusals;
 mod reloads;
+mod requests;
 mod restart;
 mod routes;
 mod run;

@@ -246,6 +246,20 @@ async fn a_hostile_packument_is_explained_harmlessly() {
         printed(&mut fixture.with_upstream(&["approve", spec, "--reason", "because\u{202e}"]));
     }
     printed(&mut fixture.with_upstream(&["explain", &format!("axios@{HOSTILE}")]));
+    for words in [
+        &["request", "axios@1.14.1", "--reason", "for the tests"][..],
+        &["request", "show", "1"],
+        &["request", "show", "1", "--json"],
+        &["request", "list"],
+        &["request", HOSTILE, "--reason", "x"],
+        &["request", "axios@1.14.1", "--reason", HOSTILE_LINE],
+        &["request", "axios@1.14.1", "--reason", "x", "--project", HOSTILE],
+        &["request", "list", "--state", HOSTILE],
+        &["request", "approve", "1", "--digests", HOSTILE, "--record", HOSTILE, "--reason", "x"],
+        &["request", "decline", "1", "--reason", HOSTILE],
+    ] {
+        printed(&mut fixture.with_upstream(words));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

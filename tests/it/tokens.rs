@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use coldframe::app::standalone::tokens::{self, TokenRequest};
 use coldframe::clock::Clock as _;
 use coldframe::policy::decisions::Signature;
-use coldframe::policy::{PackageScope, Role};
+use coldframe::policy::{PackageScope, Principal, Role};
 use coldframe::store::{ApplyStatus, TokenSelector};
 use serde_json::json;
 
@@ -25,9 +25,21 @@ const REMOTE: (&str, &str) = ("x-forwarded-for", "192.0.2.7");
 
 /// Creates a token in the data directory, next to the running server, and returns it.
 pub async fn create(scene: &Scene, label: &str, role: Role, scope: &[&str], lasts: Option<Duration>) -> String {
+    create_for(scene, (label, Principal::Person("ada".into())), role, scope, lasts).await
+}
+
+/// Creates a token that belongs to a person, or is used by a machine.
+pub async fn create_for(
+    scene: &Scene,
+    (label, owner): (&str, Principal),
+    role: Role,
+    scope: &[&str],
+    lasts: Option<Duration>,
+) -> String {
     let by = Signature { who: "ada".to_owned(), at: scene.clock.now() };
     let expires = lasts.map(|lasts| by.at.checked_add(jiff::SignedDuration::try_from(lasts).unwrap()).unwrap());
-    let request = TokenRequest { label: label.to_owned(), role, scope: PackageScope::parse(scope).unwrap(), expires };
+    let scope = PackageScope::parse(scope).unwrap();
+    let request = TokenRequest { label: label.to_owned(), role, scope, expires, owner };
     let data = scene.data().to_owned();
     let created = tokio::task::spawn_blocking(move || tokens::create(&data, request, by)).await.unwrap().unwrap();
     assert_eq!(created.effect, ApplyStatus::Applied);

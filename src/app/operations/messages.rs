@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::app::listeners::BoundListener;
 use crate::app::operations::adoption::WantedVersions;
+use crate::app::operations::requests::RequestOperation;
 use crate::config::{Config, Effective, SettingKey};
 use crate::firewall::LockedVersion;
 use crate::net::{ListenAddress, Scheme};
@@ -31,6 +32,8 @@ pub(crate) enum OperationRequest {
     Expand { spec: String, records: Vec<String>, profile: usize },
     /// Plans the adoption of lockfile entries; the answer is an `Adoption`.
     Adopt { wanted: WantedVersions, profile: usize },
+    /// Asks for approvals or decides on requests as a user of this machine; the answer is that of the HTTP API.
+    Request { user: String, operation: RequestOperation, profile: usize },
     /// Removes tarballs by digest and cached packuments by package; the answer is a `Purged`.
     Purge { integrities: Vec<String>, packages: Vec<String> },
 }

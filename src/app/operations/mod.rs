@@ -4,6 +4,7 @@
 pub(crate) mod adoption;
 pub(crate) mod approval;
 pub(crate) mod messages;
+pub(crate) mod requests;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,6 +74,9 @@ impl Operations {
             OperationRequest::Adopt { wanted, profile } => {
                 bounded(wanted.len())?;
                 Ok(json!(adopt_wanted(&self.core.firewall, &local_client(profile), wanted).await))
+            }
+            OperationRequest::Request { user, operation, profile } => {
+                requests::perform(&self.core.approval_requests(), (&user, profile), operation).await
             }
             OperationRequest::Purge { integrities, packages } => {
                 bounded(integrities.len().max(packages.len()))?;

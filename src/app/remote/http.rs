@@ -1,5 +1,6 @@
 //! Asks a server at another address over HTTP: its readiness, its client policy, and checks of lockfiles.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +14,22 @@ use url::Url;
 
 use crate::app::error::AppError;
 use crate::app::listeners::local_url;
+use crate::app::operations::requests::RequestOperation;
 use crate::app::outbound::{self, HttpReply};
 use crate::app::remote::ask_in_parts;
 use crate::config::Config;
 use crate::firewall::LockedVersion;
 use crate::net::{Deadlines, HttpClient, ListenAddress, ProxySettings, Scheme};
+use crate::server::admin::requests::PAGE;
 use crate::server::admin::{CheckRequest, CheckResponse, ClientPolicy, MAX_CHECKED};
 use crate::server::auth::tokens;
 use crate::text::json_error;
 
 /// The time limit of a check, which may fetch hundreds of packuments.
 const CHECK_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// The time limit of an operation on requests, which may fetch a packument and open a tarball.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The time limit of the client policy. It is short, because a user waits at a prompt.
 const POLICY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -49,11 +55,7 @@ impl HttpServer {
         let client = outbound::http_client(config, deadlines, config.upstream.proxies.clone())?;
         // The first token of the file.
         let token = config.server.admin_tokens.as_deref().map(tokens::first).transpose()?;
-        let mut token = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
-        if let Some(token) = &mut token {
-            token.set_sensitive(true);
-        }
-        Ok(Self { client, url, token, max_bytes })
+        Ok(Self { client, url, token: token.and_then(|token| bearer(&token)), max_bytes })
     }
 
     /// Returns a server that checks locked versions. Does not connect yet.
@@ -74,13 +76,41 @@ impl HttpServer {
         checked.await.map_err(|detail| failed(&self.url, detail))
     }
 
+    /// Returns a server for requests for approvals, with the token in the first line of `token_file`. Does not connect yet.
+    pub(crate) fn for_requests(url: Url, config: &Config, token_file: Option<&Path>) -> Result<Self, AppError> {
+        let mut server = Self::new(url, config, REQUEST_TIMEOUT, MAX_CHECK_BYTES)?;
+        if let Some(file) = token_file {
+            server.token = bearer(&tokens::first(file)?);
+        }
+        Ok(server)
+    }
+
+    /// Performs an operation on requests as the person to whom the token belongs.
+    pub(crate) async fn request(&self, operation: &RequestOperation) -> Result<Value, AppError> {
+        let encode = |body: Result<Vec<u8>, serde_json::Error>| body.map_err(|error| AppError::Request(error.to_string()));
+        let (page, query, body) = match operation {
+            RequestOperation::Ask(body) => (PAGE.to_owned(), None, encode(serde_json::to_vec(body))?),
+            RequestOperation::List(query) => (PAGE.to_owned(), Some(query.as_str()), Vec::new()),
+            RequestOperation::Show(id) => (format!("{PAGE}/{id}"), None, Vec::new()),
+            RequestOperation::Change(id, action, body) => {
+                (format!("{PAGE}/{id}/{}", action.as_str()), None, encode(serde_json::to_vec(body))?)
+            }
+        };
+        let mut url = admin_url(&self.url, &page);
+        url.set_query(query);
+        self.ask_at(url, body).await.map_err(|detail| failed(&self.url, detail))
+    }
+
     async fn ask<T: DeserializeOwned>(&self, page: &str, body: Vec<u8>) -> Result<T, String> {
+        self.ask_at(admin_url(&self.url, page), body).await
+    }
+
+    async fn ask_at<T: DeserializeOwned>(&self, url: Url, body: Vec<u8>) -> Result<T, String> {
         let mut headers: HeaderMap = self.token.clone().map(|token| (AUTHORIZATION, token)).into_iter().collect();
         let method = if body.is_empty() { Method::GET } else { Method::POST };
         if method == Method::POST {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let url = admin_url(&self.url, page);
         let reply = outbound::send(&self.client, (method, url, headers, body.into()), self.max_bytes).await?;
         if !reply.is_success {
             let error = serde_json::from_slice::<Value>(&reply.body).unwrap_or_default();
@@ -121,6 +151,12 @@ fn readiness(reply: &HttpReply) -> Result<(), String> {
         Some(_) => Err(format!("not ready: {report}")),
         None => Err(format!("not a Coldframe response: {}", reply.status)),
     }
+}
+
+fn bearer(token: &str) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
 }
 
 fn failed(server: &Url, detail: String) -> AppError {

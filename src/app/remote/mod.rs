@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::io::BufReader;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -22,6 +23,7 @@ use crate::app::operations::Purged;
 use crate::app::operations::adoption::{self, Adoption, WantedVersions};
 use crate::app::operations::approval::ApprovalPlan;
 use crate::app::operations::messages::{Description, Explained, MAX_ENTRIES, OperationReply, OperationRequest};
+use crate::app::operations::requests::RequestOperation;
 #[cfg(not(unix))]
 use crate::app::run::remote_session::{Connected, connect};
 #[cfg(unix)]
@@ -152,6 +154,12 @@ impl RemoteServer {
                 return Ok(adoption);
             }
         }
+    }
+
+    /// Performs an operation on requests for approvals in the name of `user`.
+    pub(crate) async fn request(&self, user: &str, operation: RequestOperation, profile: usize) -> Result<Value, AppError> {
+        let request = OperationRequest::Request { user: user.to_owned(), operation, profile };
+        ask(connect(&self.data_dir).await, &request, ANSWER_TIMEOUT).await.map_err(AppError::Request)
     }
 
     /// Makes the server write its pending ledger rows, so that the ledger can be read. Failures are logged.

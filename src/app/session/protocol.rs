@@ -119,7 +119,7 @@ impl ReportMessage {
         let refused = self.refused.into_iter().filter_map(|RefusalMessage { name, version, rule, opens, text }| {
             let name = PackageName::parse(&name).ok()?;
             let key = (name.clone(), version.clone());
-            Some((key, Refusal { name, version, rule, opens, text: text.into(), link: None }))
+            Some((key, Refusal { name, version, rule, opens, text: text.into(), link: None, request: None }))
         });
         let turned_away =
             self.turned_away.into_iter().map(|(place, times, reason)| (place, RefusedDestination { times, reason }));
@@ -160,6 +160,7 @@ mod tests {
             opens,
             text: "no".into(),
             link: None,
+            request: None,
         };
         let one = refusal(Some("2.0.0"));
         let all = refusal(None);

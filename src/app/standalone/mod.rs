@@ -4,6 +4,7 @@ pub mod decide;
 pub mod incident;
 pub mod ledger;
 pub mod policy_diff;
+pub(crate) mod requests;
 pub mod tokens;
 
 use std::path::Path;

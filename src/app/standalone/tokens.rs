@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use crate::app::error::AppError;
 use crate::policy::access::secret::{RANDOM_BYTES, TokenSecret};
 use crate::policy::decisions::Signature;
-use crate::policy::{PackageScope, Role};
+use crate::policy::{PackageScope, Principal, Role};
 use crate::store::{
     ApplyStatus, NewToken, SqliteLedger, StoreError, TokenCreation, TokenLedger as _, TokenRecord, TokenSelector, TokenWriter,
 };
@@ -23,6 +23,8 @@ pub struct TokenRequest {
     pub role: Role,
     pub scope: PackageScope,
     pub expires: Option<Timestamp>,
+    /// Whom it belongs to.
+    pub owner: Principal,
 }
 
 /// A new token. The secret is nowhere else.
@@ -41,8 +43,8 @@ pub fn create(data_dir: &Path, request: TokenRequest, by: Signature) -> Result<C
     let mut random = [0; RANDOM_BYTES];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| AppError::NoRandomness)?;
     let secret = TokenSecret::from_random(random);
-    let TokenRequest { label, role, scope, expires } = request;
-    let token = NewToken { hash: secret.hash(), label, role, scope, expires, created: by };
+    let TokenRequest { label, role, scope, expires, owner } = request;
+    let token = NewToken { hash: secret.hash(), label, role, scope, expires, created: by, owner };
     let mut writer = TokenWriter::open(data_dir)?;
     match writer.create(&token)? {
         TokenCreation::Created { id, revision } => {
@@ -75,13 +77,14 @@ pub fn revoke(data_dir: &Path, which: &TokenSelector, by: &Signature) -> Result<
     let is_meant = |record: &TokenRecord| match which {
         TokenSelector::Id(id) => record.id == *id,
         TokenSelector::Label(label) => record.token.label == *label,
+        TokenSelector::Owner(owner) => record.token.owner.is_same_person(&Principal::Person(owner.as_str().into())),
     };
     let mut meant = writer.tokens()?;
     meant.retain(|record| record.revoked.is_none() && is_meant(record));
     let Some(revision) = writer.revoke(which, by)? else {
         return Err(AppError::NoToken(match which {
             TokenSelector::Id(id) => id.to_string(),
-            TokenSelector::Label(label) => label.clone(),
+            TokenSelector::Label(name) | TokenSelector::Owner(name) => name.clone(),
         }));
     };
     for record in &mut meant {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::app::core::Core;
 use crate::app::supervisor::TaskEnd;
+use crate::store::StoreError;
 use crate::telemetry::LedgerRowsLost;
 use crate::units::timestamp;
 
@@ -21,7 +22,9 @@ pub(crate) async fn prune_daily(core: Core, retention: Duration) -> TaskEnd {
     tokio::time::sleep(FIRST_PRUNE_DELAY).await;
     loop {
         let (core, before) = (core.clone(), timestamp::saturating_sub(core.clock.now(), retention));
-        match tokio::task::spawn_blocking(move || core.ledger.prune(before)).await? {
+        let pruning =
+            tokio::task::spawn_blocking(move || Ok(core.ledger.prune(before)? + core.approval_requests().prune(retention)?));
+        match pruning.await? as Result<u64, StoreError> {
             Ok(0) => {}
             Ok(rows) => tracing::info!(ledger.rows = rows, "ledger pruned"),
             Err(error) => tracing::warn!(error = %error, "ledger not pruned"),

@@ -9,6 +9,7 @@ pub(crate) mod feeds;
 pub(crate) mod ledger;
 pub(crate) mod policy_reload;
 pub(crate) mod prefetch;
+pub(crate) mod requests;
 pub(crate) mod summary;
 pub(crate) mod token_reload;
 pub(crate) mod trust;

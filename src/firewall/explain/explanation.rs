@@ -11,7 +11,7 @@ use crate::firewall::explain::origin::{ExplainedOrigin, ExplainedPredecessor, Ex
 use crate::npm::packument::index::ManifestTraits;
 use crate::npm::{Integrity, PackageName};
 use crate::policy::{Advisory, Facts, Presence, Reason, Removal, TraceStep, Verdict};
-use crate::text::single_line;
+use crate::text::{shell_word, single_line};
 use crate::units::timestamp;
 use crate::vetting::compare::SignalEvidence;
 use crate::vetting::signatures::SignatureStatus;
@@ -51,6 +51,8 @@ pub struct Explanation {
     pub validated: Timestamp,
     /// The requested evaluation instant.
     pub as_of: Option<Timestamp>,
+    /// Whether people may ask for it, if it is refused.
+    pub may_be_requested: bool,
     /// Caveats about facts whose value at that instant is unknown.
     pub remarks: Vec<&'static str>,
 }
@@ -281,6 +283,12 @@ impl Explanation {
             row("opens", self.verdict.opens_at().map_or_else(|| "not automatically".to_owned(), timestamp::format_utc_ceil));
             let nearest = self.nearest.as_ref().map(|nearest| format!("{}@{nearest}", self.name));
             row("use instead", nearest.unwrap_or_else(|| "no version is allowed".to_owned()));
+            let spec = format!("{}@{}", self.name, self.version);
+            let ask = || format!("coldframe request {} --reason TEXT", shell_word(&spec));
+            row(
+                "ask",
+                if self.may_be_requested { ask() } else { "not possible, what refuses it yields to no request".to_owned() },
+            );
         } else {
             row("minimum age", timestamp::format_duration(self.minimum_release_age));
             row("tarball", "checked against its integrity before it is sent".to_owned());
@@ -328,6 +336,7 @@ impl Explanation {
             "effective": self.effective.to_string(),
             "opens": instant(self.verdict.opens_at()),
             "nearest": self.nearest,
+            "mayBeRequested": reason.map(|_| self.may_be_requested),
             "minimumReleaseAgeSeconds": self.minimum_release_age.as_secs(),
             "upstream": &*self.upstream,
             "validated": self.validated.to_string(),

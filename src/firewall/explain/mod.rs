@@ -190,7 +190,9 @@ impl Explainer<'_> {
             upstream: target.into(),
             shown: shown.map(Into::into),
         });
+        let may_be_requested = verdict.reason().is_some_and(|reason| policy.allows_requests(&reason.rule));
         Explanation {
+            may_be_requested,
             name: facts.name.clone(),
             version: facts.version.into(),
             asked,

@@ -13,6 +13,7 @@ use crate::firewall::packages::service::EvaluatedPackage;
 use crate::firewall::request::Client;
 use crate::npm::{Integrity, PackageName, PackumentForm, Version};
 use crate::policy::Verdict;
+use crate::policy::rules::RequestAccess;
 
 /// The current state of a package.
 #[derive(Debug, Clone)]
@@ -37,6 +38,8 @@ pub struct InspectedVersion {
     pub verdict: Verdict,
     /// The advisory ids and strong signals that an approval must name.
     pub records: Vec<String>,
+    /// Whether people may ask for it, if it is refused.
+    pub request: RequestAccess,
 }
 
 impl Firewall {
@@ -59,6 +62,7 @@ impl Firewall {
                     effective: facts.effective,
                     verdict: table.verdict(at).clone(),
                     records: rules.required_overrides(&facts).into_iter().map(str::to_owned).collect(),
+                    request: rules.request_access(&facts, package.confirmed.validated),
                 }
             };
             let versions = packument.entries.iter().enumerate().map(inspected).collect();

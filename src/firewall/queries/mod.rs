@@ -5,6 +5,7 @@ pub mod check;
 pub(crate) mod egress;
 pub mod hidden;
 pub(crate) mod inspect;
+pub(crate) mod manifest_changes;
 pub(crate) mod overview;
 pub(crate) mod packument;
 pub(crate) mod search;

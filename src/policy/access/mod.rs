@@ -7,6 +7,7 @@ pub mod secret;
 use std::sync::Arc;
 
 use crate::policy::access::scope::PackageScope;
+use crate::policy::principal::Principal;
 use crate::text::words;
 
 /// Maximum length of a label in bytes. Labels are in ledger rows and log lines.
@@ -49,12 +50,14 @@ pub struct Identity {
     /// The packages that it may ask for.
     pub scope: PackageScope,
     pub method: AuthMethod,
+    pub principal: Principal,
 }
 
 impl Identity {
     /// Returns the identity of a user that may ask for every package.
     pub fn user(name: Arc<str>, method: AuthMethod) -> Self {
-        Self { subject: name, role: Role::Client, scope: PackageScope::default(), method }
+        let principal = Principal::Person(Arc::clone(&name));
+        Self { subject: name, role: Role::Client, scope: PackageScope::default(), method, principal }
     }
 
     /// Returns the number of the access token, if it authenticated with one.

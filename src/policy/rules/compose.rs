@@ -9,12 +9,13 @@ use toml::de::{DeTable, DeValue};
 
 use crate::diagnostics::{Diagnostic, Diagnostics, SourceFile, SourceSpan};
 use crate::policy::rules::Policy;
+use crate::policy::rules::owners::{self, MAX_OWNERS, PackageOwner};
 use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction};
 use crate::policy::rules::toml_table::{TomlTable, quoted};
 use crate::policy::rules::{parse, shadowing};
 
 /// Allowed top-level keys.
-const KEYS: &[&str] = &["include", "observe", "rule"];
+const KEYS: &[&str] = &["include", "observe", "owner", "rule"];
 
 /// Maximum number of rules in a policy, which bounds the cost of an evaluation.
 const MAX_RULES: usize = 10_000;
@@ -52,11 +53,12 @@ pub type IncludeResolver<'f> = dyn Fn(&SourceFile, &str) -> Result<Arc<SourceFil
 /// # Errors
 /// Returns every mistake in all files.
 pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<CompiledPolicy, Diagnostics> {
-    let mut reading = Composer { find, rules: Vec::new(), mistakes: Vec::new(), files: Vec::new(), open: Vec::new() };
+    let mut reading =
+        Composer { find, rules: Vec::new(), owners: Vec::new(), mistakes: Vec::new(), files: Vec::new(), open: Vec::new() };
     for file in files {
         reading.file(file);
     }
-    let Composer { rules, mut mistakes, files, .. } = reading;
+    let Composer { rules, owners, mut mistakes, files, .. } = reading;
     check_ids(&rules, &mut mistakes);
     shadowing::find_shadowed(&rules, &mut mistakes);
     if let Some(place) = rules.get(MAX_RULES).and_then(|rule| rule.place.clone()) {
@@ -67,12 +69,14 @@ pub fn compile(files: &[Arc<SourceFile>], find: &IncludeResolver<'_>) -> Result<
         mistakes.sort_by_key(|mistake| mistake.place().map(|place| (rank(place), place.span.start)));
         return Err(Diagnostics { subject: "policy", errors: mistakes });
     }
-    Ok(CompiledPolicy { warnings: rules.iter().filter_map(warning).collect(), policy: Policy::new(rules), files })
+    let warnings = rules.iter().filter_map(warning).collect();
+    Ok(CompiledPolicy { warnings, policy: Policy::new(rules).with_owners(owners), files })
 }
 
 struct Composer<'r> {
     find: &'r IncludeResolver<'r>,
     rules: Vec<Rule>,
+    owners: Vec<PackageOwner>,
     mistakes: Vec<Diagnostic>,
     files: Vec<PathBuf>,
     /// The files that are being read. Including one of them again is a cycle.
@@ -106,7 +110,15 @@ impl Composer<'_> {
         let allowed = "paths of policy files, relative to this one, or names of shipped policies";
         let includes = top.value("include").and_then(|_| top.texts("include", allowed));
         let first = self.rules.len();
-        rules(&mut top, &mut self.rules);
+        let of_rule = "rules, each below its own `[[rule]]` line";
+        each_entry(&mut top, "rule", of_rule, |table, place| self.rules.extend(parse::parse_rule(table, place)));
+        let of_owner = "owners, each below its own `[[owner]]` line";
+        each_entry(&mut top, "owner", of_owner, |table, place| {
+            if self.owners.len() == MAX_OWNERS {
+                table.note(place.span.clone(), format!("more than {MAX_OWNERS} owners"), "fewer entries with more globs");
+            }
+            self.owners.extend(owners::parse_owner(table, &place));
+        });
         for (name, span) in includes.into_iter().flatten() {
             self.include(file, name, span);
         }
@@ -132,21 +144,21 @@ impl Composer<'_> {
     }
 }
 
-fn rules(top: &mut TomlTable<'_, '_>, rules: &mut Vec<Rule>) {
-    const ALLOWED: &str = "rules, each below its own `[[rule]]` line";
-    let Some(value) = top.value("rule") else { return };
+/// Calls `read` for each table of an array of tables.
+fn each_entry(top: &mut TomlTable<'_, '_>, name: &str, allowed: &str, mut read: impl FnMut(&mut TomlTable<'_, '_>, SourceSpan)) {
+    let Some(value) = top.value(name) else { return };
     let DeValue::Array(items) = value.get_ref() else {
-        top.wrong_type::<()>("rule", value, ALLOWED);
+        top.wrong_type::<()>(name, value, allowed);
         return;
     };
     for item in items {
         let Some(table) = item.get_ref().as_table() else {
-            top.wrong_type::<()>("rule", item, ALLOWED);
+            top.wrong_type::<()>(name, item, allowed);
             continue;
         };
         let mut table = TomlTable { file: top.file, inside: table, errors: &mut *top.errors };
         let place = table.place(heading(&top.file.text, item.span()));
-        rules.extend(parse::parse_rule(&mut table, place));
+        read(&mut table, place);
     }
 }
 
@@ -212,6 +224,51 @@ mod tests {
 
     fn mistakes(text: &str) -> String {
         compiled(&[("p.toml", text)]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn owners_and_request_policies_are_read_and_mistakes_reported() {
+        let text = r#"
+[[owner]]
+scopes = ["@acme"]
+people = ["grace", "alan"]
+must-approve = true
+
+[[owner]]
+packages = ["eslint-*"]
+people = "ada"
+
+[[rule]]
+id = "no"
+deny = true
+packages = ["left-pad"]
+reason = "x"
+request = "forbidden"
+"#;
+        let policy = compiled(&[("p.toml", text)]).unwrap().policy;
+        let owners = |name: &str| -> Vec<(Vec<String>, bool)> {
+            let name = crate::npm::PackageName::parse(name).unwrap();
+            let people = |owner: &PackageOwner| owner.people.iter().map(ToString::to_string).collect();
+            policy.owners_of(&name).map(|owner| (people(owner), owner.must_approve)).collect()
+        };
+        assert_eq!(owners("@acme/ui"), [(vec!["grace".to_owned(), "alan".to_owned()], true)]);
+        assert_eq!((owners("eslint-plugin-x"), owners("acme")), (vec![(vec!["ada".to_owned()], false)], vec![]));
+        let allows = |rule: &str| policy.allows_requests(&crate::policy::RuleId::File(rule.into()));
+        assert!(!allows("no") && allows("minimum-age"));
+        let text = mistakes(
+            "[[owner]]\npeople = [\"a\\nb\"]\nteam = 1\n[[owner]]\npackages = [\"[\"]\n[[rule]]\nid = \"a\"\nreason = \"x\"\nwarn = true\nrequest = \"maybe\"\n",
+        );
+        for problem in [
+            "unknown key: `team`",
+            "`people` is not a name of a person",
+            "has no `packages` and no `scopes`",
+            "has no `people`",
+            "`packages` is not a glob",
+            "`request` has an unknown value: `maybe`",
+            "`request` in a rule that refuses nothing",
+        ] {
+            assert!(text.contains(problem), "{problem}: {text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod compose;
 pub(crate) mod describe;
 pub(crate) mod index;
+pub mod owners;
 pub(crate) mod parse;
 pub(crate) mod prefilter;
 pub mod rule;
@@ -22,9 +23,10 @@ use crate::policy::advisories::AdvisoryKind;
 use crate::policy::facts::{CohortWait, Facts, UnknownFacts};
 use crate::policy::malware;
 use crate::policy::rules::index::{RuleIndex, RuleIter, RuleSet};
+use crate::policy::rules::owners::PackageOwner;
 use crate::policy::rules::prefilter::FactsUnion;
 use crate::policy::rules::rule::{
-    AgeSubject, ConditionResult, FactAges, MINIMUM_AGE, PackageGlob, Rule, RuleAction, RuleConditions, RuleOutcome,
+    AgeSubject, ConditionResult, FactAges, MINIMUM_AGE, PackageGlob, RequestPolicy, Rule, RuleAction, RuleConditions, RuleOutcome,
 };
 use crate::policy::trace::{Sink, StepOutcome, TraceStep, Warning};
 use crate::policy::verdict::{CHANGED_INTEGRITY, Reason, RuleId, Verdict};
@@ -41,6 +43,7 @@ pub struct Policy {
     exclude: GlobSet,
     /// The excluded globs as written.
     pub(crate) excluded: Arc<[Box<str>]>,
+    owners: Arc<[PackageOwner]>,
     /// Rules that have expired at this instant are not active.
     as_of: Timestamp,
 }
@@ -60,9 +63,28 @@ pub(crate) enum BreakGlass {
     Active,
 }
 
+/// Whether people may ask for a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RequestAccess {
+    Ask,
+    /// Holds the reason.
+    Forbidden(String),
+}
+
 impl Policy {
     pub(crate) fn new(rules: Vec<Rule>) -> Self {
-        Self { rules: Arc::new(RuleIndex::of(rules)), exclude: GlobSet::empty(), excluded: Arc::default(), as_of: Timestamp::MIN }
+        let (excluded, owners) = (Arc::default(), Arc::default());
+        Self { rules: Arc::new(RuleIndex::of(rules)), exclude: GlobSet::empty(), excluded, owners, as_of: Timestamp::MIN }
+    }
+
+    #[must_use]
+    pub(crate) fn with_owners(self, owners: Vec<PackageOwner>) -> Self {
+        Self { owners: owners.into(), ..self }
+    }
+
+    /// Returns the entries of people who answer for a package.
+    pub(crate) fn owners_of(&self, name: &PackageName) -> impl Iterator<Item = &PackageOwner> {
+        self.owners.iter().filter(|owner| owner.owns(name))
     }
 
     /// Creates a policy with a minimum release age (zero for none). The age alone is waived for packages in `exclude`.
@@ -171,6 +193,13 @@ impl Policy {
         found.and_then(|rule| rule.conditions.signals).map(|(wanted, _)| wanted).unwrap_or_default()
     }
 
+    /// Checks whether people may ask for what the rule with this id refuses.
+    pub(crate) fn allows_requests(&self, rule: &RuleId) -> bool {
+        let forbids = |known: &Rule| *known.id == *rule.as_str() && known.request == Some(RequestPolicy::Forbidden);
+        let is_forbidden = matches!(rule, RuleId::File(_)) && self.in_force().any(forbids);
+        rule.may_be_approved() && *rule != RuleId::Advisory && !is_forbidden
+    }
+
     /// Checks whether the rule with this id tests what a tarball holds.
     pub(crate) fn tests_tarballs(&self, rule: &RuleId) -> bool {
         let found = self.in_force().find(|known| *known.id == *rule.as_str() && matches!(rule, RuleId::File(_)));
@@ -222,6 +251,20 @@ impl PackageRules<'_> {
             }
         }
         named
+    }
+
+    /// Returns whether people may ask for the version: by the strictest of the rules that refuse it as of `at`.
+    pub(crate) fn request_access(&self, facts: &Facts<'_>, at: Timestamp) -> RequestAccess {
+        if let Some(advisory) = malware::blocking_advisories(facts).next() {
+            return RequestAccess::Forbidden(format!("{} lists it as malware", advisory.id));
+        }
+        let ages = FactAges::of(facts, at);
+        let matches = |rule: &&Rule| self.refuses(rule, ages) && rule.unmet_condition(facts, ages).is_none();
+        let mut refusing = self.refusers(facts).filter(matches);
+        match refusing.find(|rule| rule.request == Some(RequestPolicy::Forbidden)) {
+            Some(rule) => RequestAccess::Forbidden(format!("rule {} forbids it: {}", rule.id, rule.reason)),
+            None => RequestAccess::Ask,
+        }
     }
 
     /// Returns the records that only an approval overrides; break-glass does not. These are a changed integrity and the malware
@@ -433,6 +476,7 @@ fn minimum_age(age: Duration) -> Rule {
         expires: None,
         action: RuleAction::Hold { age, of: AgeSubject::Release },
         observe: false,
+        request: None,
         conditions: RuleConditions::default(),
         place: None,
     }

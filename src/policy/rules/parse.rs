@@ -6,7 +6,8 @@ use crate::diagnostics::SourceSpan;
 use crate::npm::{PackageName, Range};
 use crate::policy::advisories::{AdvisoryKind, FeedTrust, Severity};
 use crate::policy::rules::rule::{
-    AdvisoryCondition, AgeLimits, AgeSubject, DependencyKind, GlobList, PackageGlob, Rule, RuleAction, RuleConditions,
+    AdvisoryCondition, AgeLimits, AgeSubject, DependencyKind, GlobList, PackageGlob, RequestPolicy, Rule, RuleAction,
+    RuleConditions,
 };
 use crate::policy::rules::toml_table::{TomlTable, quoted};
 use crate::vetting::{Finding, Findings, Signal, SignalStrength, Signals};
@@ -43,6 +44,7 @@ const KEYS: &[&str] = &[
     "findings",
     "siblings",
     "fix",
+    "request",
 ];
 
 const ACTIONS: &[&str] = &["allow", "deny", "hold", "warn"];
@@ -66,6 +68,7 @@ pub(crate) fn parse_rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Op
     let expires = table.instant("expires");
     let observe = table.boolean("observe").unwrap_or(false);
     let action = action(table, &place);
+    let request = table.word("request", RequestPolicy::ALL, RequestPolicy::as_str);
     let conditions = conditions(table);
     if let Some(action) = action {
         check(table, action, observe, &conditions);
@@ -74,7 +77,7 @@ pub(crate) fn parse_rule(table: &mut TomlTable<'_, '_>, place: SourceSpan) -> Op
         return None;
     }
     let (id, reason) = (id?.into(), reason?.into());
-    Some(Rule { id, reason, owner, expires, action: action?, observe, conditions, place: Some(place) })
+    Some(Rule { id, reason, owner, expires, action: action?, observe, request, conditions, place: Some(place) })
 }
 
 fn id<'t>(table: &mut TomlTable<'t, '_>, place: &SourceSpan) -> Option<&'t str> {
@@ -128,16 +131,21 @@ fn action(table: &mut TomlTable<'_, '_>, place: &SourceSpan) -> Option<RuleActio
     None
 }
 
-fn conditions(table: &mut TomlTable<'_, '_>) -> RuleConditions {
+/// Returns the globs of `packages` and `scopes`, or `None` if there are none.
+pub(crate) fn package_globs(table: &mut TomlTable<'_, '_>) -> Option<Vec<Glob>> {
     let scopes = table.parsed("scopes", SCOPES, |text| {
         let named = text.strip_prefix('@').is_some_and(|name| !name.is_empty() && !name.contains('/'));
         if named { Ok(PackageGlob::parse(&format!("{text}/*"))?.0) } else { Err("is not a scope".to_owned()) }
     });
     let packages = packages_of(table, "packages");
-    let named = match (packages, scopes) {
+    match (packages, scopes) {
         (None, None) => None,
-        (packages, scopes) => compiled(table, "packages", packages.into_iter().chain(scopes).flatten().collect()),
-    };
+        (packages, scopes) => Some(packages.into_iter().chain(scopes).flatten().collect()),
+    }
+}
+
+fn conditions(table: &mut TomlTable<'_, '_>) -> RuleConditions {
+    let named = package_globs(table).and_then(|globs| compiled(table, "packages", globs));
     let except = packages_of(table, "except");
     RuleConditions {
         packages: named,
@@ -180,7 +188,7 @@ fn people(table: &mut TomlTable<'_, '_>, name: &str) -> Option<GlobList> {
     compiled(table, name, globs)
 }
 
-fn compiled(table: &mut TomlTable<'_, '_>, name: &str, globs: Vec<Glob>) -> Option<GlobList> {
+pub(crate) fn compiled(table: &mut TomlTable<'_, '_>, name: &str, globs: Vec<Glob>) -> Option<GlobList> {
     let words = globs.iter().map(|glob| glob.glob().into()).collect();
     let mut set = GlobSetBuilder::new();
     for glob in globs {
@@ -289,6 +297,7 @@ fn check(table: &mut TomlTable<'_, '_>, action: RuleAction, observe: bool, condi
             "`fix = \"reviewed\"` here, or `advisory` together with `deny`, `hold` or `warn`",
         ),
         ("observe", observe && !refuses, "`observe` in a rule that refuses nothing", "`observe` together with `deny` or `hold`"),
+        ("request", !refuses || observe, "`request` in a rule that refuses nothing", "`request` together with `deny` or `hold`"),
         ("fix", refuses, "`fix` in a rule that refuses", "`fix` together with `allow` or `warn`"),
         ("siblings", !is_hold, "`siblings` in a rule that is not a hold", "`siblings` together with `hold`"),
     ];

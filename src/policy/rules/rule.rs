@@ -87,6 +87,15 @@ pub enum AgeSubject {
     Package,
 }
 
+/// How a rule treats requests for what it refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestPolicy {
+    /// No one can ask.
+    Forbidden,
+}
+
+words! { RequestPolicy { Forbidden = "forbidden", } }
+
 #[derive(Debug, Clone)]
 pub struct Rule {
     /// The id that refusals and the ledger show.
@@ -100,6 +109,8 @@ pub struct Rule {
     pub action: RuleAction,
     /// Whether the rule only records what it would refuse.
     pub observe: bool,
+    /// Whether people may ask for what the rule refuses. By default they may, and people decide.
+    pub request: Option<RequestPolicy>,
     pub(crate) conditions: RuleConditions,
     /// Where the rule is written. `None` for a rule that a setting created.
     pub(crate) place: Option<SourceSpan>,

@@ -27,12 +27,44 @@ const PUBLIC_PAGES: [&str; 2] = ["healthz", "readyz"];
 /// The pages that `explain-access` may open to all clients.
 const EXPLAIN_PAGES: [&str; 3] = ["check", "explain", "client-config"];
 
+/// The pages of requests for approvals, and what decides on one.
+const REQUEST_PAGE: &str = "requests";
+const DECIDING_ACTIONS: [&str; 2] = ["approve", "decline"];
+
 pub(crate) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
 /// The largest request body. A request for 500 versions with all lockfile data uses a tenth of it.
 const MAX_BODY_BYTES: u64 = 2 << 20;
+
+/// The largest body of a page for requests: texts of a few hundred bytes.
+const MAX_REQUEST_BODY_BYTES: u64 = 16 << 10;
+
+/// What a page requires of a client.
+struct PageAccess {
+    role: Role,
+    /// Whether the ledger records who changed something, so that a token must say it.
+    needs_identity: bool,
+    max_body_bytes: u64,
+}
+
+impl PageAccess {
+    fn of(page: &str, method: &Method) -> Self {
+        let mut segments = page.split('/').filter(|segment| !segment.is_empty());
+        let (first, action) = (segments.next().unwrap_or_default(), segments.nth(1));
+        if first != REQUEST_PAGE {
+            let role = if EXPLAIN_PAGES.contains(&first) { Role::Client } else { Role::Admin };
+            return Self { role, needs_identity: false, max_body_bytes: MAX_BODY_BYTES };
+        }
+        let decides = action.is_some_and(|action| DECIDING_ACTIONS.contains(&action));
+        Self {
+            role: if decides { Role::Approver } else { Role::Requester },
+            needs_identity: !matches!(*method, Method::GET | Method::HEAD),
+            max_body_bytes: MAX_REQUEST_BODY_BYTES,
+        }
+    }
+}
 
 #[derive(Default)]
 pub(crate) struct AdminRequest {
@@ -81,10 +113,10 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
     }
     refuse_other_sites(&head)?;
     let explains = page.split('/').next().is_some_and(|first| EXPLAIN_PAGES.contains(&first));
-    let needed = if explains { Role::Client } else { Role::Admin };
-    let client = match with_token(credentials.auth, resolver, (&peer, &head, presented), needed)? {
+    let access = PageAccess::of(&page, &head.method);
+    let client = match with_token(credentials.auth, resolver, (&peer, &head, presented), access.role)? {
         Some(client) => client,
-        None if needed == Role::Client && is_certified(resolver, &peer, &head) => {
+        None if access.role == Role::Client && is_certified(resolver, &peer, &head) => {
             resolver.resolve(&peer, &head).map_err(RequestError::Headers)?
         }
         None => match operator(credentials.tokens, resolver, &peer, &head).await {
@@ -98,8 +130,11 @@ pub(crate) async fn authorize<B: http_body::Body<Data = Bytes, Error: Display> +
             },
         },
     };
+    if access.needs_identity && client.identity.is_none() {
+        return Err(RequestError::IdentityRequired);
+    }
     let body = if head.method == Method::POST {
-        body::collect_into(body, config.body_limit.min(MAX_BODY_BYTES), config.body_timeout, share).await?
+        body::collect_into(body, config.body_limit.min(access.max_body_bytes), config.body_timeout, share).await?
     } else {
         Bytes::new()
     };
@@ -192,6 +227,24 @@ mod tests {
         let request = http::Request::builder().method(method).uri("/-/coldframe/check").header("host", "127.0.0.1:4873");
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         refuse_other_sites(&request.body(()).unwrap().into_parts().0).is_ok()
+    }
+
+    #[test]
+    fn requests_need_a_role_by_what_is_done_and_changes_an_identity() {
+        let access = |method: Method, page: &str| {
+            let access = PageAccess::of(page, &method);
+            (access.role, access.needs_identity)
+        };
+        assert_eq!(access(Method::GET, "requests"), (Role::Requester, false));
+        assert_eq!(access(Method::GET, "requests/7"), (Role::Requester, false));
+        assert_eq!(access(Method::POST, "requests"), (Role::Requester, true));
+        assert_eq!(access(Method::POST, "requests/7/withdraw"), (Role::Requester, true));
+        for page in ["requests/7/approve", "requests/7/decline", "/requests//7//approve/", "requests/7/approve/x"] {
+            assert_eq!(access(Method::POST, page), (Role::Approver, true), "{page}");
+        }
+        assert_eq!(access(Method::GET, "explain/axios"), (Role::Client, false));
+        assert_eq!(access(Method::GET, "explain/requests"), (Role::Client, false));
+        assert_eq!((access(Method::GET, "metrics"), access(Method::GET, "")), ((Role::Admin, false), (Role::Admin, false)));
     }
 
     #[test]

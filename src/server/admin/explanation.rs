@@ -52,6 +52,7 @@ mod tests {
             upstream: "https://registry.example/".into(),
             validated: timestamp::parse("2026-03-31T04:00:00Z").unwrap(),
             as_of: None,
+            may_be_requested: true,
             remarks: Vec::new(),
         }
     }
@@ -91,6 +92,7 @@ mod tests {
               reason       published 2026-03-31 00:20 UTC, minimum release age 72 h
               opens        2026-04-03 00:21 UTC
               use instead  axios@1.14.0
+              ask          coldframe request axios@1.14.1 --reason TEXT
               upstream     https://registry.example/ (asked 2026-03-31 04:00 UTC)
               dist-tag     latest points to 1.14.0 here, to 1.14.1 upstream
               rules, first to last

@@ -4,6 +4,7 @@
 pub(crate) mod access;
 pub(crate) mod explanation;
 pub(crate) mod packages;
+pub(crate) mod requests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +16,7 @@ use http::{Method, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
+use crate::firewall::ApprovalRequests;
 use crate::server::admin::access::AdminRequest;
 use crate::server::response::{json_response, text_response};
 use crate::telemetry::Metrics;
@@ -53,6 +55,7 @@ pub(crate) struct Admin {
     metrics: Arc<Metrics>,
     checks: HealthChecks,
     inspector: SharedInspector,
+    requests: Option<ApprovalRequests>,
     draining: AtomicBool,
     time_limit: Duration,
 }
@@ -60,7 +63,12 @@ pub(crate) struct Admin {
 impl Admin {
     /// Creates the pages. `inspector` evaluates packages.
     pub(crate) fn new(metrics: Arc<Metrics>, checks: HealthChecks, inspector: SharedInspector) -> Self {
-        Self { metrics, checks, inspector, draining: AtomicBool::new(false), time_limit: CHECK_TIMEOUT }
+        Self { metrics, checks, inspector, requests: None, draining: AtomicBool::new(false), time_limit: CHECK_TIMEOUT }
+    }
+
+    /// Adds the pages of requests for approvals.
+    pub(crate) fn with_requests(self, requests: ApprovalRequests) -> Self {
+        Self { requests: Some(requests), ..self }
     }
 
     /// Reports not ready from now on, so that load balancers use other instances.
@@ -70,6 +78,9 @@ impl Admin {
 
     pub(crate) async fn answer(&self, request: AdminRequest) -> Response<Bytes> {
         let reads = matches!(request.method, Method::GET | Method::HEAD);
+        if let Some(requests) = self.requests.as_ref().filter(|_| request.page.split('/').next() == Some(requests::PAGE)) {
+            return requests::answer(requests, request).await;
+        }
         match &*request.page {
             "healthz" | "readyz" | "metrics" | "client-config" if !reads => method_not_allowed("GET, HEAD"),
             "healthz" => json_response(StatusCode::OK, &json!({ "status": "ok" })),

@@ -257,8 +257,13 @@ impl TokenTable {
         let load = |counter: fn(&TokenEntry) -> &AtomicI64| {
             known.map_or(recorded, |known| counter(known).load(Ordering::Relaxed).max(recorded))
         };
-        let identity =
-            Identity { subject: token.label.into(), role: token.role, scope: token.scope, method: AuthMethod::Token(id) };
+        let identity = Identity {
+            subject: token.label.into(),
+            role: token.role,
+            scope: token.scope,
+            method: AuthMethod::Token(id),
+            principal: token.owner,
+        };
         let entry = Arc::new(TokenEntry {
             identity: Arc::new(identity),
             expires: token.expires,
@@ -288,7 +293,7 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::policy::access::secret::TokenSecret;
     use crate::policy::decisions::Signature;
-    use crate::policy::{PackageScope, Role};
+    use crate::policy::{PackageScope, Principal, Role};
     use crate::store::NewToken;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -300,7 +305,8 @@ mod tests {
     fn record(fill: u8, expires: Option<Timestamp>) -> TokenRecord {
         let created = Signature { who: "ada".to_owned(), at: Timestamp::UNIX_EPOCH };
         let (hash, label, scope) = (secret(fill).hash(), format!("ci-{fill}"), PackageScope::default());
-        let token = NewToken { hash, label, role: Role::Client, scope, expires, created };
+        let owner = Principal::Person("ada".into());
+        let token = NewToken { hash, label, role: Role::Client, scope, expires, created, owner };
         TokenRecord { id: i64::from(fill), token, last_used: None, revoked: None }
     }
 

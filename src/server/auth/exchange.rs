@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::clock::Clock;
+use crate::policy::Principal;
 use crate::policy::access::issuer::TrustedIssuer;
 use crate::policy::access::secret::{self, RANDOM_BYTES, TokenHash, TokenSecret};
 use crate::policy::decisions::Signature;
@@ -141,6 +142,7 @@ impl TokenExchange {
             scope: issuer.grant.scope.clone(),
             expires: Some(timestamp::saturating_add(now, issuer.grant.lasts)),
             created: Signature { who: issuer.issuer.clone(), at: now },
+            owner: Principal::Machine(issuer.issuer.as_str().into()),
         };
         let (ledger, recorded) = (Arc::clone(&self.ledger), token.clone());
         let creation = tokio::task::spawn_blocking(move || ledger.issue_token(&recorded)).await;

@@ -427,7 +427,7 @@ mod tests {
                     if name.as_str() == "young" {
                         let text = "young has no version older than 72 h".into();
                         let rule = RuleId::File("minimum-age".into());
-                        let refusal = Refusal { name, version: None, rule, opens: None, text, link: None };
+                        let refusal = Refusal { name, version: None, rule, opens: None, text, link: None, request: None };
                         return Err(FirewallError::Refused(Arc::new(refusal)));
                     }
                     let chunks: Arc<[Bytes]> = Arc::new([Bytes::from_static(b"{}")]);

@@ -30,21 +30,44 @@ pub(crate) fn set_applied(connection: &Connection, revision: u64) -> rusqlite::R
 }
 
 pub(crate) fn decide(connection: &mut Connection, proposal: &DecisionProposal) -> rusqlite::Result<(i64, u64)> {
-    let act = serde_json::to_string(&proposal.act).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let transaction = connection.transaction()?;
+    let recorded = insert(&transaction, proposal)?;
+    transaction.commit()?;
+    Ok(recorded)
+}
+
+/// Records a decision as part of a larger change. Returns its number and the revision that includes it.
+pub(crate) fn insert(transaction: &Transaction<'_>, proposal: &DecisionProposal) -> rusqlite::Result<(i64, u64)> {
+    let act = serde_json::to_string(&proposal.act).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let DecisionProposal { reason, author, expires, needs_second, .. } = proposal;
     let sql = "INSERT INTO decisions (act, reason, author, made, expires, needs_second) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let values = params![act, reason, author.who, to_column(author.at), expires.map(to_column), needs_second];
     let id = transaction.prepare_cached(sql)?.insert(values)?;
-    let revision = advance(&transaction)?;
-    transaction.commit()?;
-    Ok((id, revision))
+    Ok((id, advance(transaction)?))
 }
 
 pub(crate) fn confirm(connection: &mut Connection, id: i64, by: &Signature) -> rusqlite::Result<Option<u64>> {
+    let transaction = connection.transaction()?;
+    let revision = confirm_in(&transaction, id, by)?;
+    transaction.commit()?;
+    Ok(revision)
+}
+
+/// Confirms a decision as part of a larger change. Names of persons differ by more than case. Who asked for it cannot confirm it.
+pub(crate) fn confirm_in(transaction: &Transaction<'_>, id: i64, by: &Signature) -> rusqlite::Result<Option<u64>> {
     let sql = "UPDATE decisions SET second = ?2, confirmed = ?3
-         WHERE id = ?1 AND needs_second AND second IS NULL AND revoked IS NULL AND author IS NOT ?2";
-    change(connection, sql, params![id, by.who, to_column(by.at)])
+         WHERE id = ?1 AND needs_second AND second IS NULL AND revoked IS NULL AND lower(author) IS NOT lower(?2)
+         AND (expires IS NULL OR expires > ?3)
+         AND NOT EXISTS (SELECT 1 FROM requests JOIN request_askers ON request_askers.request = requests.id
+             WHERE requests.decision = ?1 AND lower(request_askers.person) = lower(?2))";
+    change_in(transaction, sql, params![id, by.who, to_column(by.at)])
+}
+
+/// Revokes a decision that waits for a second person, as part of a larger change.
+pub(crate) fn revoke_unconfirmed(transaction: &Transaction<'_>, id: i64, by: &Signature, why: &str) -> rusqlite::Result<()> {
+    let sql = "UPDATE decisions SET revoked_by = ?2, revoked = ?3, revoked_why = ?4
+         WHERE id = ?1 AND needs_second AND second IS NULL AND revoked IS NULL";
+    change_in(transaction, sql, params![id, by.who, to_column(by.at), why]).map(drop)
 }
 
 pub(crate) fn revoke(connection: &mut Connection, id: i64, by: &Signature, why: &str) -> rusqlite::Result<Option<u64>> {
@@ -55,12 +78,13 @@ pub(crate) fn revoke(connection: &mut Connection, id: i64, by: &Signature, why: 
 /// Changes one decision. Returns the revision that includes the change; `None` if `sql` changed nothing.
 fn change(connection: &mut Connection, sql: &str, values: impl Params) -> rusqlite::Result<Option<u64>> {
     let transaction = connection.transaction()?;
-    if transaction.execute(sql, values)? == 0 {
-        return Ok(None);
-    }
-    let revision = advance(&transaction)?;
+    let revision = change_in(&transaction, sql, values)?;
     transaction.commit()?;
-    Ok(Some(revision))
+    Ok(revision)
+}
+
+fn change_in(transaction: &Transaction<'_>, sql: &str, values: impl Params) -> rusqlite::Result<Option<u64>> {
+    if transaction.execute(sql, values)? == 0 { Ok(None) } else { advance(transaction).map(Some) }
 }
 
 fn advance(transaction: &Transaction<'_>) -> rusqlite::Result<u64> {

@@ -45,6 +45,7 @@ impl OutsideWriter {
             Err(error) => return Err(error),
         };
         connection.pragma_update(None, "synchronous", "full").map_err(StoreError::ledger("open"))?;
+        connection.pragma_update(None, "foreign_keys", true).map_err(StoreError::ledger("open"))?;
         Ok(Self { root: root.to_owned(), connection, owned })
     }
 

@@ -12,8 +12,8 @@ use crate::store::data_dir::remove_if_present;
 use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
-const MIGRATIONS: [&str; 11] =
-    [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES, SIGNALS, TOKENS];
+const MIGRATIONS: [&str; 12] =
+    [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES, SIGNALS, TOKENS, REQUESTS];
 
 /// The first schema. Instants are Unix time in nanoseconds; `datetime(x / 1e9, 'unixepoch')` makes them readable.
 const FIRST: &str = "
@@ -254,11 +254,70 @@ const TOKENS: &str = "
     INSERT INTO token_revision (only, revision, applied) VALUES (1, 0, 0);
 ";
 
+/// Requests for approvals, and the persons to whom tokens belong. `asker` is what limits are counted by. `lasts` is in seconds.
+/// Tokens that were exchanged belong to the issuer, whose name is a URL, and no person uses them.
+const REQUESTS: &str = "
+    ALTER TABLE tokens ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+    ALTER TABLE tokens ADD COLUMN is_machine INTEGER NOT NULL DEFAULT 1;
+    UPDATE tokens SET owner = created_by, is_machine = created_by LIKE '%://%';
+
+    CREATE TABLE requests (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        package TEXT NOT NULL,
+        version TEXT NOT NULL,
+        digests TEXT NOT NULL,
+        profile INTEGER NOT NULL,
+        state TEXT NOT NULL,
+        asked INTEGER NOT NULL,
+        check_at INTEGER NOT NULL,
+        ended INTEGER,
+        decision INTEGER REFERENCES decisions (id)
+    ) STRICT;
+    CREATE UNIQUE INDEX open_requests ON requests (package, version) WHERE ended IS NULL;
+    CREATE INDEX open_requests_by_check ON requests (check_at) WHERE ended IS NULL;
+    CREATE INDEX requests_by_version ON requests (package, version, ended);
+    CREATE INDEX requests_by_end ON requests (ended);
+
+    CREATE TABLE request_askers (
+        id INTEGER PRIMARY KEY,
+        request INTEGER NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
+        asker TEXT NOT NULL,
+        person TEXT NOT NULL,
+        is_machine INTEGER NOT NULL,
+        subject TEXT NOT NULL,
+        method TEXT NOT NULL,
+        asked INTEGER NOT NULL,
+        reason TEXT NOT NULL,
+        project TEXT,
+        lasts INTEGER NOT NULL,
+        withdrawn INTEGER,
+        is_open INTEGER NOT NULL,
+        UNIQUE (request, asker)
+    ) STRICT;
+    CREATE INDEX request_askers_open ON request_askers (asker) WHERE is_open = 1;
+    CREATE INDEX request_askers_of_makers ON request_askers (person) WHERE is_open = 1 AND is_machine = 1;
+    CREATE INDEX request_askers_by_time ON request_askers (asker, asked);
+
+    -- Append-only, with who did it and how he was identified.
+    CREATE TABLE request_steps (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        request INTEGER NOT NULL REFERENCES requests (id) ON DELETE CASCADE,
+        step TEXT NOT NULL,
+        person TEXT NOT NULL,
+        is_machine INTEGER NOT NULL,
+        subject TEXT NOT NULL,
+        method TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX request_steps_by_request ON request_steps (request);
+";
+
 /// The schema of `LOOKS`. Its migration compares views, which had separate histories before.
 const COMPARES_VIEWS: i64 = 5;
 
 /// The newest schema this program supports: the number of migrations.
-pub(crate) const CURRENT: i64 = 11;
+pub(crate) const CURRENT: i64 = 12;
 
 /// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
 /// to a file next to it, which is never deleted.
@@ -383,5 +442,28 @@ mod tests {
         migrate(&mut connection, Path::new("ledger")).unwrap();
         expect_known(&connection, Path::new("ledger")).unwrap();
         migrate(&mut connection, Path::new("ledger")).unwrap();
+    }
+
+    #[test]
+    fn older_tokens_belong_to_who_made_them_and_exchanged_ones_to_machines() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("ledger.sqlite");
+        let mut connection = Connection::open(&path).unwrap();
+        for (step, sql) in (1_i64..).zip(&MIGRATIONS[..11]) {
+            connection.execute_batch(sql).unwrap();
+            connection.pragma_update(None, "user_version", step).unwrap();
+        }
+        for (label, maker) in [("laptop", "ada"), ("acme/web", "https://ci.example")] {
+            let sql =
+                "INSERT INTO tokens (hash, label, role, scopes, created_by, created) VALUES (?1, ?1, 'client', '[]', ?2, 0)";
+            connection.execute(&sql.replace("(?1, ?1", "(CAST(?1 AS BLOB), ?1"), [label, maker]).unwrap();
+        }
+        migrate(&mut connection, &path).unwrap();
+        let owner = |label: &str| -> (String, bool) {
+            let sql = "SELECT owner, is_machine FROM tokens WHERE label = ?1";
+            connection.query_row(sql, [label], |row| Ok((row.get(0)?, row.get(1)?))).unwrap()
+        };
+        assert_eq!((owner("laptop"), owner("acme/web")), (("ada".to_owned(), false), ("https://ci.example".to_owned(), true)));
+        assert!(home.path().join("ledger-schema-11.sqlite").exists(), "a copy is kept");
     }
 }

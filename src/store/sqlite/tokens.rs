@@ -7,7 +7,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::policy::decisions::Signature;
-use crate::policy::{PackageScope, Role};
+use crate::policy::{PackageScope, Principal, Role};
 use crate::store::access_token::{MAX_PER_LABEL, MAX_USABLE_TOKENS, NewToken, TokenCreation, TokenRecord, TokenSelector};
 use crate::store::sqlite::packages::{count_from_column, from_column, query_all, to_column};
 
@@ -70,7 +70,8 @@ fn insert(transaction: Transaction<'_>, token: &NewToken) -> rusqlite::Result<To
     let now = to_column(token.created.at);
     let scopes = serde_json::to_string(token.scope.globs());
     let scopes = scopes.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    let sql = "INSERT INTO tokens (hash, label, role, scopes, expires, created_by, created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+    let sql = "INSERT INTO tokens (hash, label, role, scopes, expires, created_by, created, owner, is_machine)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
     let expires = token.expires.map(to_column);
     let id = transaction.prepare_cached(sql)?.insert(params![
         token.hash,
@@ -79,7 +80,9 @@ fn insert(transaction: Transaction<'_>, token: &NewToken) -> rusqlite::Result<To
         scopes,
         expires,
         token.created.who,
-        now
+        now,
+        token.owner.name(),
+        token.owner.is_machine(),
     ])?;
     let ended = "DELETE FROM tokens WHERE id <= ?2 AND (revoked IS NOT NULL OR expires <= ?1)";
     transaction.execute(ended, params![now, id - KEPT_ENDED])?;
@@ -90,12 +93,13 @@ fn insert(transaction: Transaction<'_>, token: &NewToken) -> rusqlite::Result<To
 
 pub(crate) fn revoke(connection: &mut Connection, which: &TokenSelector, by: &Signature) -> rusqlite::Result<Option<u64>> {
     let transaction = connection.transaction()?;
-    let (id, label) = match which {
-        TokenSelector::Id(id) => (Some(*id), None),
-        TokenSelector::Label(label) => (None, Some(label)),
+    let (id, label, owner) = match which {
+        TokenSelector::Id(id) => (Some(*id), None, None),
+        TokenSelector::Label(label) => (None, Some(label), None),
+        TokenSelector::Owner(owner) => (None, None, Some(owner)),
     };
-    let sql = "UPDATE tokens SET revoked_by = ?3, revoked = ?4 WHERE (id = ?1 OR label = ?2) AND revoked IS NULL";
-    if transaction.execute(sql, params![id, label, by.who, to_column(by.at)])? == 0 {
+    let sql = "UPDATE tokens SET revoked_by = ?4, revoked = ?5 WHERE (id = ?1 OR label = ?2 OR lower(owner) = lower(?3)) AND revoked IS NULL";
+    if transaction.execute(sql, params![id, label, owner, by.who, to_column(by.at)])? == 0 {
         return Ok(None);
     }
     let revision = advance(&transaction)?;
@@ -116,8 +120,8 @@ pub(crate) fn record_uses(connection: &mut Connection, uses: &[(i64, Timestamp)]
 }
 
 fn select(connection: &Connection, ended: Timestamp) -> rusqlite::Result<Vec<TokenRecord>> {
-    let sql = "SELECT id, hash, label, role, scopes, expires, created_by, created, last_used, revoked_by, revoked
-         FROM tokens WHERE (revoked IS NULL OR revoked >= ?1) AND (expires IS NULL OR expires >= ?1) ORDER BY id";
+    let sql = "SELECT id, hash, label, role, scopes, expires, created_by, created, last_used, revoked_by, revoked,
+         owner, is_machine FROM tokens WHERE (revoked IS NULL OR revoked >= ?1) AND (expires IS NULL OR expires >= ?1) ORDER BY id";
     // Compiling globs takes longer than reading a row, and most rows have the same.
     let mut scopes = HashMap::new();
     query_all(connection, sql, [to_column(ended)], |row| read_one(row, &mut scopes))
@@ -142,6 +146,7 @@ fn read_one(row: &Row<'_>, scopes: &mut HashMap<String, PackageScope>) -> rusqli
         scopes.entry(written.to_owned()).or_insert(scope).clone()
     };
     let instant = |column: usize| row.get::<_, Option<i64>>(column).map(|instant| instant.map(from_column));
+    let owner: String = row.get(11)?;
     let token = NewToken {
         hash: row.get(1)?,
         label: row.get(2)?,
@@ -149,6 +154,7 @@ fn read_one(row: &Row<'_>, scopes: &mut HashMap<String, PackageScope>) -> rusqli
         scope,
         expires: instant(5)?,
         created: Signature { who: row.get(6)?, at: from_column(row.get(7)?) },
+        owner: if row.get(12)? { Principal::Machine(owner.into()) } else { Principal::Person(owner.into()) },
     };
     let revoked = row.get::<_, Option<String>>(9)?.zip(instant(10)?).map(|(who, at)| Signature { who, at });
     Ok(TokenRecord { id: row.get(0)?, token, last_used: instant(8)?, revoked })
@@ -166,7 +172,8 @@ mod tests {
         hash[..4].copy_from_slice(&number.to_be_bytes());
         let created = Signature { who: "ada".to_owned(), at: Timestamp::UNIX_EPOCH };
         let (label, scope) = (format!("ci-{number}"), PackageScope::default());
-        NewToken { hash, label, role: Role::Client, scope, expires: None, created }
+        let owner = Principal::Person("ada".into());
+        NewToken { hash, label, role: Role::Client, scope, expires: None, created, owner }
     }
 
     #[test]

@@ -19,6 +19,7 @@ macro_rules! events {
     )*};
 }
 
+pub mod approval_requests;
 pub mod decisions;
 pub mod feeds;
 pub mod incidents;

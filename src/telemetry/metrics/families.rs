@@ -10,8 +10,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 use crate::telemetry::labels::{
-    AuthLabel, BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, Label as _, OutcomeLabel,
-    ProvenanceLabel, ReloadLabel, RuleLabel, SignatureLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
+    ApprovalRequestLabel, AuthLabel, BarLabel, CacheLabel, CacheOutcome, DecisionLabel, EndpointLabel, IncidentLabel, Label as _,
+    OutcomeLabel, ProvenanceLabel, ReloadLabel, RuleLabel, SignatureLabel, TaskLabel, UpstreamOutcome, UpstreamWhat,
 };
 use crate::telemetry::metrics::series::{Register, Series};
 use crate::vetting::Signal;
@@ -72,6 +72,8 @@ metrics! {
         incidents: Series<IncidentLabel, Counter> = "incidents", "Incidents an operator should investigate, by kind";
         lost_rows: Counter = "ledger_lost_rows", "Ledger rows lost before they were written";
         decisions: Series<DecisionLabel, Gauge> = "decisions_active", "Active decisions by kind";
+        approval_requests: Series<ApprovalRequestLabel, Counter> = "approval_requests", "Changes of requests for approvals";
+        open_approval_requests: Gauge = "approval_requests_open", "Open requests for approvals";
         task_failures: Series<TaskLabel, Counter> = "task_failures", "Background tasks that panicked";
     }
 }

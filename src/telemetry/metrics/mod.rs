@@ -154,6 +154,8 @@ mod tests {
             incidents Incidents an operator should investigate, by kind.
             ledger_lost_rows Ledger rows lost before they were written.
             decisions_active Active decisions by kind.
+            approval_requests Changes of requests for approvals.
+            approval_requests_open Open requests for approvals.
             task_failures Background tasks that panicked."#]]
         .assert_eq(&heads.join("\n"));
     }
