@@ -175,6 +175,7 @@ impl Actor {
             AuthMethod::Token(id) => format!("token {id}"),
             AuthMethod::Password => "gateway password".to_owned(),
             AuthMethod::Session => "session".to_owned(),
+            AuthMethod::Certificate => "client certificate".to_owned(),
         };
         Self { principal: identity.principal.clone(), subject: identity.subject.to_string(), method, at }
     }
