@@ -101,7 +101,7 @@ async fn clients_fail_on_a_held_version_in_the_lockfile() {
             error: Failed caching npm package 'left-pad@1.1.0'
             Caused by:
                 Bad response: 403
-                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0"}
+                {"error":"left-pad@1.1.0 is held by coldframe: published 2026-04-03 07:00 UTC, minimum release age 72 h (rule minimum-age); opens 2026-04-06 07:00 UTC; newest allowed: 1.0.0; why: http://coldframe/-/coldframe/explain/left-pad@1.1.0","request":"coldframe request left-pad@1.1.0 --server http://coldframe --reason TEXT"}
         "#]],
         ),
     ];
