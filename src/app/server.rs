@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::firewall::Firewall;
 use crate::net::{HttpClient, ListenAddress, Scheme};
 use crate::server::admin::{Admin, HealthChecks, SharedInspector};
-use crate::server::pages::Pages;
+use crate::server::pages::{FeedStatuses, PageSources, Pages};
 use crate::server::registry::{self, RegistryListener};
 use crate::server::{self, Authenticator, KeySets, RegistryHandler, TokenExchange};
 #[cfg(unix)]
@@ -141,7 +141,7 @@ impl App {
         let admin = Arc::new(admin);
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
         let service = RegistryHandler::new(firewall, config.server.clone(), &named, Some(Arc::clone(&admin)), metrics)?;
-        let pages = open_pages(&core, &auth)?;
+        let pages = open_pages(&core, (&auth, &admin), &state.feeds)?;
         let service = Arc::new(service.with_auth(auth, exchange).with_pages(pages));
         let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
@@ -334,9 +334,20 @@ fn open_auth(core: &Core, config: &Config) -> Result<(Arc<Authenticator>, Option
     Ok((auth, Some(Arc::new(exchange))))
 }
 
-fn open_pages(core: &Core, auth: &Arc<Authenticator>) -> Result<Pages, AppError> {
-    let ledger = Arc::clone(&core.ledger) as Arc<dyn ReportLedger>;
-    Pages::new(Arc::clone(&core.firewall), ledger, Arc::clone(auth), Arc::clone(&core.clock)).map_err(|_| AppError::NoRandomness)
+fn open_pages(
+    core: &Core,
+    (auth, admin): (&Arc<Authenticator>, &Arc<Admin>),
+    feeds: &Arc<FeedScheduler>,
+) -> Result<Pages, AppError> {
+    let sources = PageSources {
+        firewall: Arc::clone(&core.firewall),
+        ledger: Arc::clone(&core.ledger) as Arc<dyn ReportLedger>,
+        auth: Arc::clone(auth),
+        admin: Arc::clone(admin),
+        feeds: Arc::clone(feeds) as Arc<dyn FeedStatuses>,
+        clock: Arc::clone(&core.clock),
+    };
+    Pages::new(sources).map_err(|_| AppError::NoRandomness)
 }
 
 #[cfg(test)]

@@ -119,6 +119,8 @@ pub(crate) enum RequestError {
     NotARegistryPath,
     #[error("cannot reach `{place}`: {cause}")]
     Unreachable { place: String, cause: ClientError },
+    #[error("the ledger cannot be read; the log of the server says why")]
+    LedgerUnreadable,
     #[error("cannot read request body: internal error")]
     TaskFailed,
 }

@@ -358,7 +358,9 @@ fn status_of(error: &RequestError) -> (StatusCode, OutcomeLabel) {
         | RequestError::NotExchanged(_)
         | RequestError::TokenRefused(_) => (StatusCode::UNAUTHORIZED, OutcomeLabel::ClientError),
         RequestError::TooManyGuesses | RequestError::TooManyTokens => (StatusCode::TOO_MANY_REQUESTS, OutcomeLabel::ClientError),
-        RequestError::TaskFailed => (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError),
+        RequestError::TaskFailed | RequestError::LedgerUnreadable => {
+            (StatusCode::INTERNAL_SERVER_ERROR, OutcomeLabel::InternalError)
+        }
     }
 }
 

@@ -60,6 +60,7 @@ mod names;
 mod observed_names;
 mod outage;
 mod outbound_proxy;
+mod overview_pages;
 mod packument_forms;
 mod pages;
 mod policy;

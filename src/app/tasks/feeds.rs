@@ -21,6 +21,7 @@ use crate::firewall;
 use crate::net::HttpClient;
 use crate::policy::{Advisories, FeedAdvisories, FeedTrust};
 use crate::server::admin::HealthChecks;
+use crate::server::pages::{FeedStatus, FeedStatuses};
 use crate::store::{Ledger, LedgerEvent};
 use crate::telemetry::{CallbackGauge, FeedChanged, FeedFailed, TaskLabel};
 use crate::units::timestamp;
@@ -367,6 +368,23 @@ impl FeedScheduler {
 
     fn lock(&self) -> MutexGuard<'_, Vec<ScheduledFeed>> {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FeedStatuses for FeedScheduler {
+    fn statuses(&self) -> Vec<FeedStatus> {
+        let now = self.core.clock.now();
+        let followed = self.lock();
+        let current = followed.iter().filter(|entry| !entry.is_dropped);
+        let status = current.map(|ScheduledFeed { feed, state, advisories, .. }| FeedStatus {
+            name: feed.name.clone(),
+            trust: feed.trust.as_str(),
+            records: advisories.as_ref().map_or(0, |index| index.count() as u64),
+            synced: state.synced,
+            changed: state.changed,
+            staleness: state.staleness(feed.expiry, now),
+        });
+        status.collect()
     }
 }
 

@@ -1,14 +1,18 @@
 //! Texts that explain why a rule refuses a version, allows it, or does not match it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::policy::advisories::AdvisoryKind;
 use crate::policy::facts::Facts;
-use crate::policy::rules::rule::{AgeSubject, MINIMUM_AGE, Rule, RuleAction, RuleOutcome, UnmetCondition};
+use crate::policy::rules::rule::{
+    AdvisoryCondition, AgeSubject, DependencyKind, GlobList, MINIMUM_AGE, Rule, RuleAction, RuleOutcome, UnmetCondition,
+};
 use crate::policy::trace::{StepOutcome, TraceStep};
 use crate::policy::verdict::RuleId;
 use crate::units::timestamp;
 use crate::vetting::compare::SignalEvidence;
-use crate::vetting::{Finding, Signal};
+use crate::vetting::{Finding, Findings, Signal, Signals};
 
 pub(crate) fn rule_step(rule: &Rule, facts: &Facts<'_>, outcome: RuleOutcome) -> TraceStep {
     let matched = || match rule.action {
@@ -122,6 +126,52 @@ pub(crate) fn describe_mismatch(rule: &Rule, facts: &Facts<'_>, differs: UnmetCo
         UnmetCondition::Unknown => "the document does not carry a fact that the rule tests".to_owned(),
         UnmetCondition::Sibling => "it is a subpackage of an established package".to_owned(),
     }
+}
+
+/// Describes when a rule applies, for people who read a policy.
+pub(crate) fn describe_conditions(rule: &Rule) -> String {
+    let conditions = &rule.conditions;
+    let mut parts = Vec::new();
+    let mut part = |label: &str, text: Option<String>| parts.extend(text.map(|text| format!("{label} {text}")));
+    let globs = |globs: &Option<GlobList>| globs.as_ref().map(|globs| globs.words.join(", "));
+    let age = |age: Option<Duration>| age.map(timestamp::format_duration);
+    part("packages", globs(&conditions.packages));
+    part("except", globs(&conditions.except));
+    part("versions", conditions.versions.as_ref().map(ToString::to_string));
+    part("older than", age(conditions.age.older_than));
+    part("younger than", age(conditions.age.younger_than));
+    part("package older than", age(conditions.package_age.older_than));
+    part("package younger than", age(conditions.package_age.younger_than));
+    part("publishers", globs(&conditions.publishers));
+    part("maintainers", globs(&conditions.maintainers));
+    part("install script:", conditions.install_script.map(yes_or_no));
+    part("deprecated:", conditions.deprecated.map(yes_or_no));
+    let kinds = |kinds: &Vec<DependencyKind>| kinds.iter().map(|kind| kind.as_str()).collect::<Vec<_>>().join(", ");
+    part("dependencies on", conditions.dependencies.as_ref().map(kinds));
+    part("dist-tags", conditions.tags.as_ref().map(|tags| tags.join(", ")));
+    part("advisories:", conditions.advisory.as_ref().map(describe_advisories));
+    let signals = |(signals, least): (Signals, u32)| {
+        format!("{least} or more of {}", signals.iter().map(Signal::as_str).collect::<Vec<_>>().join(", "))
+    };
+    part("signals:", conditions.signals.map(signals));
+    let findings = |findings: Findings| findings.iter().map(Finding::as_str).collect::<Vec<_>>().join(", ");
+    part("findings:", conditions.findings.map(findings));
+    part("not for", conditions.spares_siblings.then(|| "parts of established packages".to_owned()));
+    part("an advisory names it as", conditions.fixes.then(|| "the fix".to_owned()));
+    if parts.is_empty() { "always".to_owned() } else { parts.join("; ") }
+}
+
+fn yes_or_no(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
+
+fn describe_advisories(condition: &AdvisoryCondition) -> String {
+    let AdvisoryCondition { kind, severity, feeds, trust } = condition;
+    let kind = kind.map_or("any kind", AdvisoryKind::as_str);
+    let severity = severity.map(|least| format!(", severity {} or more", least.as_str())).unwrap_or_default();
+    let feeds = feeds.as_ref().map(|feeds| format!(", feeds {}", feeds.join(", "))).unwrap_or_default();
+    let trust = trust.map(|trust| format!(", trust {}", trust.as_str())).unwrap_or_default();
+    format!("{kind}{severity}{feeds}{trust}")
 }
 
 /// Describes the publish time, or when the version was first seen if upstream states none or an implausible one.

@@ -155,6 +155,15 @@ impl Policy {
         rule.and_then(|rule| rule.action.held_age()).unwrap_or_default()
     }
 
+    /// Returns the longest minimum release age of any package.
+    pub(crate) fn longest_minimum_age(&self) -> Duration {
+        self.in_force()
+            .filter(|rule| *rule.id == *MINIMUM_AGE)
+            .filter_map(|rule| rule.action.held_age())
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Returns the general minimum release age, for display. Zero if there is none.
     pub(crate) fn minimum_age(&self) -> Duration {
         let rule = self.in_force().find(|rule| *rule.id == *MINIMUM_AGE && !rule.observe);

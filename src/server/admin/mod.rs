@@ -6,6 +6,7 @@ pub(crate) mod explanation;
 pub(crate) mod packages;
 pub(crate) mod requests;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{ALLOW, HeaderValue};
 use http::{Method, Response, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use tokio::time::timeout;
 
 use crate::firewall::ApprovalRequests;
@@ -49,6 +50,14 @@ impl HealthChecks {
     pub(crate) fn warn(&mut self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
         self.warnings.push((name, Arc::new(check)));
     }
+}
+
+/// The state of a server.
+pub(crate) struct Health {
+    pub(crate) is_ready: bool,
+    pub(crate) is_draining: bool,
+    /// The result of each check: `ok`, or what is wrong.
+    pub(crate) checks: BTreeMap<String, String>,
 }
 
 pub(crate) struct Admin {
@@ -99,9 +108,15 @@ impl Admin {
     }
 
     async fn readiness(&self) -> Response<Bytes> {
-        let draining = self.draining.load(Ordering::Relaxed);
-        let mut ready = !draining;
-        let mut report = Map::new();
+        let Health { is_ready, is_draining, checks } = self.health().await;
+        let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        json_response(status, &json!({ "ready": is_ready, "draining": is_draining, "checks": checks }))
+    }
+
+    /// Runs all checks.
+    pub(crate) async fn health(&self) -> Health {
+        let is_draining = self.draining.load(Ordering::Relaxed);
+        let mut health = Health { is_ready: !is_draining, is_draining, checks: BTreeMap::new() };
         let HealthChecks { required, warnings } = &self.checks;
         let every = required.iter().map(|check| (check, true)).chain(warnings.iter().map(|warning| (warning, false)));
         for ((name, check), counts) in every {
@@ -113,14 +128,13 @@ impl Admin {
                 Ok(Err(error)) => format!("check failed: {error}"),
                 Err(_) => format!("check did not finish within {} ms", self.time_limit.as_millis()),
             };
-            ready &= found == "ok" || !counts;
+            health.is_ready &= found == "ok" || !counts;
             // A failed check comes first, and a warning of the same name does not replace it.
-            if report.get(*name).is_none_or(|known| known == "ok") {
-                report.insert((*name).to_owned(), Value::String(found));
+            if health.checks.get(*name).is_none_or(|known| known == "ok") {
+                health.checks.insert((*name).to_owned(), found);
             }
         }
-        let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        json_response(status, &json!({ "ready": ready, "draining": draining, "checks": report }))
+        health
     }
 }
 

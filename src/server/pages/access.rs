@@ -108,6 +108,12 @@ impl Pages {
 }
 
 impl Viewer {
+    /// Checks whether the viewer may see pages about all packages. A token with a scope does not open them.
+    pub(super) fn sees_all_packages(&self) -> bool {
+        let is_limited = self.client.identity.as_ref().is_some_and(|identity| !identity.scope.is_unlimited());
+        self.role >= Role::Approver && !is_limited
+    }
+
     /// Returns the viewer with a token of `admin-token-file`.
     fn operator(client: Client, session: Option<BrowserSession>) -> Self {
         let client = Client { authorization: Authorization::Lent, ..client };

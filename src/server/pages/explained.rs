@@ -1,7 +1,5 @@
 //! The page of one version: what is refused and why, until when, and what to take instead.
 
-use std::sync::Arc;
-
 use askama::Template;
 use bytes::Bytes;
 use http::{Response, StatusCode};
@@ -85,19 +83,9 @@ impl Pages {
         if request.viewer.role < Role::Approver {
             return None;
         }
-        let (ledger, name) = (Arc::clone(&self.ledger), name.clone());
-        let read = tokio::task::spawn_blocking(move || ledger.last_requests(&name, version.as_deref(), MAX_INSTALLS)).await;
-        match read {
-            Ok(Ok(rows)) => Some(rows.into_iter().map(ShownInstall::new).collect()),
-            Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "ledger read failed");
-                None
-            }
-            Err(error) => {
-                tracing::error!(error = %error, "ledger task failed");
-                None
-            }
-        }
+        let name = name.clone();
+        let rows = self.read(move |ledger| ledger.last_requests(&name, version.as_deref(), MAX_INSTALLS)).await.ok()?;
+        Some(rows.into_iter().map(ShownInstall::new).collect())
     }
 }
 

@@ -8,26 +8,15 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::npm::PackageName;
 use crate::npm::endpoint::ESCAPED;
-use crate::policy::Role;
 use crate::server::admin::access::SEC_FETCH_SITE;
 use crate::server::error::RequestError;
 use crate::server::pages::access::Viewer;
+use crate::server::pages::page::OverviewPage;
 use crate::server::pages::render::render;
 use crate::server::response::error_status;
 
 /// The path of the pages.
 const BASE: &str = "/-/coldframe/";
-
-/// A page in the navigation.
-pub(super) struct PageLink {
-    pub(super) path: &'static str,
-    pub(super) text: &'static str,
-    pub(super) about: &'static str,
-    pub(super) needed: Role,
-}
-
-/// The pages in the navigation, in their order.
-pub(super) const PAGES: [PageLink; 0] = [];
 
 pub(super) struct ShownLink {
     pub(super) path: &'static str,
@@ -113,11 +102,9 @@ impl Frame {
 
     /// Adds the viewer, and the links to what the viewer may see.
     pub(super) fn of_viewer(self, viewer: &Viewer, form_token: Option<String>) -> Self {
-        let links = PAGES.iter().filter(|link| link.needed <= viewer.role).map(|link| ShownLink {
-            path: link.path,
-            text: link.text,
-            about: link.about,
-            is_current: link.path == self.path,
+        let links = OverviewPage::ALL.into_iter().filter(|_| viewer.sees_all_packages()).map(|page| {
+            let (text, about) = page.labels();
+            ShownLink { path: page.path(), text, about, is_current: page.path() == self.path }
         });
         let shown = ShownViewer { subject: viewer.subject.clone(), role: viewer.role.as_str(), form_token };
         Self { links: links.collect(), viewer: Some(shown), ..self }
@@ -144,13 +131,18 @@ impl Frame {
 impl Pager {
     /// Returns the links of the part of a list that starts at `from`, if there are `total` entries.
     pub(super) fn new((from, limit): (usize, usize), total: usize, query: &[(&str, &str)]) -> Self {
+        let next = from.saturating_add(limit);
+        Self::of_links((from > 0).then(|| from.saturating_sub(limit)), (next < total).then_some(next), query)
+    }
+
+    /// Returns the links to positions.
+    pub(super) fn of_links(previous: Option<usize>, next: Option<usize>, query: &[(&str, &str)]) -> Self {
         let link = |from: usize| {
             let mut text = url::form_urlencoded::Serializer::new(String::from("?"));
             text.extend_pairs(query.iter().filter(|(_, value)| !value.is_empty())).append_pair("from", &from.to_string());
             text.finish()
         };
-        let next = from.saturating_add(limit);
-        Self { previous: (from > 0).then(|| link(from.saturating_sub(limit))), next: (next < total).then(|| link(next)) }
+        Self { previous: previous.map(link), next: next.map(link) }
     }
 }
 

@@ -19,6 +19,53 @@ pub(crate) enum Page {
     Explain(String),
     /// All versions of a package.
     Package(String),
+    Overview(OverviewPage),
+}
+
+/// A page about all packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OverviewPage {
+    Held,
+    Refusals,
+    Exposure,
+    Clients,
+    Decisions,
+    Feeds,
+    Policy,
+    Health,
+}
+
+impl OverviewPage {
+    /// All of them, in the order of the navigation.
+    pub(super) const ALL: [Self; 8] =
+        [Self::Held, Self::Refusals, Self::Exposure, Self::Clients, Self::Decisions, Self::Feeds, Self::Policy, Self::Health];
+
+    pub(super) fn path(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Refusals => "refusals",
+            Self::Exposure => "exposure",
+            Self::Clients => "clients",
+            Self::Decisions => "decisions",
+            Self::Feeds => "feeds",
+            Self::Policy => "policy",
+            Self::Health => "health",
+        }
+    }
+
+    /// Returns its name in the navigation, and what it shows.
+    pub(super) fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Held => ("Held now", "versions below their minimum age, and when they open"),
+            Self::Refusals => ("Refusals", "what was refused in the last days, by rule, package and client"),
+            Self::Exposure => ("Who has it", "clients that requested a package or a version"),
+            Self::Clients => ("Clients", "addresses, labels and tools, and when they were last seen"),
+            Self::Decisions => ("Decisions", "approvals, denials, freezes and break-glass"),
+            Self::Feeds => ("Feeds", "advisories, and how fresh they are"),
+            Self::Policy => ("Policy", "the rules that apply here"),
+            Self::Health => ("Health", "whether the server is ready, and its checks"),
+        }
+    }
 }
 
 impl Page {
@@ -29,6 +76,7 @@ impl Page {
             "sign-in" => Self::SignIn,
             "sign-out" => Self::SignOut,
             "find" => Self::Find,
+            _ if !path.contains('/') => Self::Overview(OverviewPage::ALL.into_iter().find(|page| page.path() == path)?),
             _ => match path.split_once('/')? {
                 ("explain", spec) if !spec.is_empty() => Self::Explain(spec.to_owned()),
                 ("packages", name) if !name.is_empty() => Self::Package(name.to_owned()),

@@ -10,7 +10,7 @@ use crate::npm::PackageSpec;
 use crate::server::admin::access::{UncheckedRequest, refuse_other_sites};
 use crate::server::pages::access::PageGate;
 use crate::server::pages::frame::{self, Frame};
-use crate::server::pages::page::Page;
+use crate::server::pages::page::{OverviewPage, Page};
 use crate::server::pages::request::PageRequest;
 use crate::server::pages::state::Pages;
 use crate::server::response::{see_other, stylesheet};
@@ -66,7 +66,25 @@ impl Pages {
             Page::Find => find(request),
             Page::Explain(spec) => self.explained(request, &spec).await,
             Page::Package(name) => self.package(request, &name).await,
+            Page::Overview(page) => self.page_about_all(page, request).await,
             _ => frame::home(request.frame),
+        }
+    }
+
+    async fn page_about_all(&self, page: OverviewPage, request: PageRequest<'_>) -> Response<Bytes> {
+        if !request.viewer.sees_all_packages() {
+            let text = "This page needs a token with the role `approver` or `admin` and without a scope.";
+            return request.frame.message(StatusCode::FORBIDDEN, "Not available", text);
+        }
+        match page {
+            OverviewPage::Held => self.held(request).await,
+            OverviewPage::Refusals => self.refusals(request).await,
+            OverviewPage::Exposure => self.exposure(request).await,
+            OverviewPage::Clients => self.clients(request).await,
+            OverviewPage::Decisions => self.decisions(request),
+            OverviewPage::Feeds => self.feeds(request),
+            OverviewPage::Policy => self.policy(request),
+            OverviewPage::Health => self.health(request).await,
         }
     }
 }

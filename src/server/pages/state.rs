@@ -6,25 +6,57 @@ use aws_lc_rs::error::Unspecified;
 
 use crate::clock::Clock;
 use crate::firewall::Firewall;
+use crate::server::admin::Admin;
 use crate::server::auth::authenticator::Authenticator;
 use crate::server::auth::sessions::BrowserSessions;
-use crate::store::ReportLedger;
+use crate::server::error::RequestError;
+use crate::server::pages::feed_status::FeedStatuses;
+use crate::store::{ReportLedger, StoreError};
 
 /// The pages of a server.
 pub(crate) struct Pages {
     pub(super) firewall: Arc<Firewall>,
     pub(super) ledger: Arc<dyn ReportLedger>,
     pub(super) auth: Arc<Authenticator>,
+    pub(super) admin: Arc<Admin>,
+    pub(super) feeds: Arc<dyn FeedStatuses>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) sessions: BrowserSessions,
 }
 
+/// What the pages show.
+pub(crate) struct PageSources {
+    pub(crate) firewall: Arc<Firewall>,
+    pub(crate) ledger: Arc<dyn ReportLedger>,
+    pub(crate) auth: Arc<Authenticator>,
+    pub(crate) admin: Arc<Admin>,
+    pub(crate) feeds: Arc<dyn FeedStatuses>,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
 impl Pages {
-    pub(crate) fn new(
-        firewall: Arc<Firewall>,
-        ledger: Arc<dyn ReportLedger>,
-        auth: Arc<Authenticator>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, Unspecified> {
-        Ok(Self { firewall, ledger, auth, sessions: BrowserSessions::new(clock)? })
+    pub(crate) fn new(sources: PageSources) -> Result<Self, Unspecified> {
+        let PageSources { firewall, ledger, auth, admin, feeds, clock } = sources;
+        let sessions = BrowserSessions::new(Arc::clone(&clock))?;
+        Ok(Self { firewall, ledger, auth, admin, feeds, clock, sessions })
+    }
+
+    /// Reads the ledger off the async threads.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&dyn ReportLedger) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let ledger = Arc::clone(&self.ledger);
+        match tokio::task::spawn_blocking(move || query(&*ledger)).await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "ledger read failed");
+                Err(RequestError::LedgerUnreadable)
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "ledger task failed");
+                Err(RequestError::LedgerUnreadable)
+            }
+        }
     }
 }

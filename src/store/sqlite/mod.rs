@@ -37,8 +37,8 @@ use crate::store::ledger::{
     Release, ServedTarball, StoredPackument, TarballSource,
 };
 use crate::store::ledger_rows::{ClientRow, DownloadRow, RowFilter, RowOrder};
-use crate::store::report::ReportLedger;
 use crate::store::request_ledger::{ApprovedRequest, AskOutcome, RequestEnd, RequestFilter, RequestLedger};
+use crate::store::report::{RefusalReport, ReportLedger, SeenClient, YoungRelease, YoungReleases};
 use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
 use crate::store::sqlite::pending::PendingChanges;
 use crate::store::sqlite::read_pool::ReadPool;
@@ -249,6 +249,20 @@ impl ReportLedger for SqliteLedger {
     fn last_requests(&self, name: &PackageName, version: Option<&str>, limit: usize) -> Result<Vec<Exposure>, StoreError> {
         self.flush();
         self.query(|connection| reports::last_requests(connection, name, version, limit))
+    }
+
+    fn young_releases(&self, wanted: &YoungReleases, part: (usize, usize)) -> Result<Vec<YoungRelease>, StoreError> {
+        self.query(|connection| reports::young_releases(connection, wanted, part))
+    }
+
+    fn refusals(&self, since: Timestamp, limits: (usize, usize)) -> Result<RefusalReport, StoreError> {
+        self.flush();
+        self.query(|connection| reports::refusals(connection, since, limits))
+    }
+
+    fn clients(&self, limit: usize) -> Result<Vec<SeenClient>, StoreError> {
+        self.flush();
+        self.query(|connection| reports::clients(connection, limit))
     }
 }
 
