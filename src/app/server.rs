@@ -35,6 +35,7 @@ use crate::config::Config;
 use crate::firewall::Firewall;
 use crate::net::{HttpClient, ListenAddress, Scheme};
 use crate::server::admin::{Admin, HealthChecks, SharedInspector};
+use crate::server::auth::oidc::{OidcParts, OidcSignIn};
 use crate::server::pages::{FeedStatuses, PageSources, Pages};
 use crate::server::registry::{self, RegistryListener};
 use crate::server::{self, Authenticator, KeySets, RegistryHandler, TokenExchange};
@@ -141,7 +142,7 @@ impl App {
         let admin = Arc::new(admin);
         let (firewall, metrics) = (Arc::clone(&core.firewall), Arc::clone(&core.metrics));
         let service = RegistryHandler::new(firewall, config.server.clone(), &named, Some(Arc::clone(&admin)), metrics)?;
-        let pages = open_pages(&core, (&auth, &admin), &state.feeds)?;
+        let pages = open_pages(&core, &config, (&auth, &admin), &state.feeds)?;
         let service = Arc::new(service.with_auth(auth, exchange).with_pages(pages));
         let gateway = GatewayListeners::open(&config, &service, &addresses, &core).await?;
         let gateways = gateway.as_ref().map(|gateway| listeners::addresses(&gateway.bound)).unwrap_or_default();
@@ -320,7 +321,7 @@ impl App {
 
 /// Loads the access tokens, and prepares their exchange if issuers are trusted.
 fn open_auth(core: &Core, config: &Config) -> Result<(Arc<Authenticator>, Option<Arc<TokenExchange>>), AppError> {
-    let (tokens, server::AuthConfig { requirement, issuers }) = (token_reload::read(core)?, config.server.auth.clone());
+    let (tokens, server::AuthConfig { requirement, issuers, .. }) = (token_reload::read(core)?, config.server.auth.clone());
     core.ledger.set_applied_token_revision(tokens.0)?;
     let clock = || Arc::clone(&core.clock);
     let auth = Arc::new(Authenticator::new(tokens, requirement, clock(), Arc::clone(&core.metrics)));
@@ -336,10 +337,21 @@ fn open_auth(core: &Core, config: &Config) -> Result<(Arc<Authenticator>, Option
 
 fn open_pages(
     core: &Core,
+    config: &Config,
     (auth, admin): (&Arc<Authenticator>, &Arc<Admin>),
     feeds: &Arc<FeedScheduler>,
 ) -> Result<Pages, AppError> {
+    let oidc = config.server.auth.sign_in.clone().map(|server::SignInConfig { provider, secret }| {
+        let parts = OidcParts {
+            client: HttpClient::new(&outbound::like_upstream(&config.upstream, &core.trust)),
+            clock: Arc::clone(&core.clock),
+            ledger: Arc::clone(&core.ledger) as Arc<dyn TokenLedger>,
+            auth: Arc::clone(auth),
+        };
+        OidcSignIn::new(provider, secret.map(|secret| secret.0), parts)
+    });
     let sources = PageSources {
+        oidc,
         firewall: Arc::clone(&core.firewall),
         ledger: Arc::clone(&core.ledger) as Arc<dyn ReportLedger>,
         auth: Arc::clone(auth),

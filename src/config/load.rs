@@ -391,6 +391,7 @@ memory = \"1GB\"
             # admin-token-file                          # default: none
             require-auth = false                        # default
             # trusted-issuers                           # default: none
+            # sign-in                                   # default: none
             packument-ttl = "5m"                        # default
             max-stale = "24h"                           # default
             cache-size = "10GB"                         # default

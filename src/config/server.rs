@@ -11,7 +11,8 @@ use crate::config::settings::SettingKey;
 use crate::files;
 use crate::net::{ConnectionLimits, ListenAddress, Scheme};
 use crate::policy::access::issuer::TrustedIssuer;
-use crate::server::{self, AuthConfig, AuthRequirement, InterceptedHosts};
+use crate::policy::access::sign_in_provider::SignInProvider;
+use crate::server::{self, AuthConfig, AuthRequirement, ClientSecret, InterceptedHosts, SignInConfig};
 use crate::tls::ServerCertificateFiles;
 use crate::upstream::{self, npmrc};
 
@@ -90,15 +91,28 @@ pub(crate) fn listeners(reader: &mut SettingsReader<'_>, has_certificate: bool) 
 /// The largest file of issuers, in bytes.
 const MAX_ISSUERS_BYTES: u64 = 1 << 20;
 
+/// The largest secret of a client of a sign-in provider, in bytes.
+const MAX_SECRET_BYTES: u64 = 4 << 10;
+
 fn auth(reader: &mut SettingsReader<'_>) -> AuthConfig {
     let is_required = reader.one(SettingKey::RequireAuth, parse::boolean);
     let issuers = reader.optional(SettingKey::TrustedIssuers, |text| {
         let read = files::read_bounded(&parse::path(text)?, MAX_ISSUERS_BYTES).and_then(files::into_text);
         TrustedIssuer::parse_file(&read.map_err(|error| format!("cannot be read: {error}"))?)
     });
+    let sign_in = reader.optional(SettingKey::SignIn, |text| {
+        let read = files::read_bounded(&parse::path(text)?, MAX_ISSUERS_BYTES).and_then(files::into_text);
+        let provider = SignInProvider::parse_file(&read.map_err(|error| format!("cannot be read: {error}"))?)?;
+        let secret = provider.secret_file.as_deref().map(|path| {
+            let read = files::read_bounded(path, MAX_SECRET_BYTES).and_then(files::into_text);
+            read.map(|secret| secret.trim().to_owned()).map_err(|error| format!("`client-secret-file` cannot be read: {error}"))
+        });
+        Ok(SignInConfig { provider, secret: secret.transpose()?.map(ClientSecret) })
+    });
     AuthConfig {
         requirement: if is_required { AuthRequirement::Required } else { AuthRequirement::Optional },
         issuers: issuers.unwrap_or_default(),
+        sign_in,
     }
 }
 

@@ -136,6 +136,8 @@ settings! {
     RequireAuth = "require-auth", one Truth, Value("false");
     /// TOML file of OIDC issuers whose tokens CI exchanges for access tokens
     TrustedIssuers = "trusted-issuers", one Path, Absent("none");
+    /// TOML file of the OIDC provider that people sign in with on the pages
+    SignIn = "sign-in", one Path, Absent("none");
     /// How long a packument is served before upstream is asked for changes
     PackumentTtl = "packument-ttl", one Duration, Value("5m");
     /// How long a stale packument is served while upstream is unavailable

@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::net::{ConnectionLimits, HostPattern};
 use crate::policy::access::issuer::TrustedIssuer;
+use crate::policy::access::sign_in_provider::SignInProvider;
 use crate::server::intercepted_hosts::InterceptedHosts;
 use crate::tls::ServerCertificateFiles;
 
@@ -25,6 +26,25 @@ pub struct AuthConfig {
     pub requirement: AuthRequirement,
     /// The issuers of OIDC tokens that are exchanged for access tokens.
     pub issuers: Vec<TrustedIssuer>,
+    /// The provider that people sign in with.
+    pub sign_in: Option<SignInConfig>,
+}
+
+/// The provider that people sign in with, and the secret of this server there.
+#[derive(Debug, Clone)]
+pub struct SignInConfig {
+    pub provider: SignInProvider,
+    pub secret: Option<ClientSecret>,
+}
+
+/// A secret that is not printed.
+#[derive(Clone)]
+pub struct ClientSecret(pub String);
+
+impl std::fmt::Debug for ClientSecret {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("ClientSecret(…)")
+    }
 }
 
 #[derive(Debug, Clone)]

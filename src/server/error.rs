@@ -119,6 +119,10 @@ pub(crate) enum RequestError {
     NotARegistryPath,
     #[error("cannot reach `{place}`: {cause}")]
     Unreachable { place: String, cause: ClientError },
+    #[error("you cannot sign in: {0}")]
+    SignInFailed(&'static str),
+    #[error("the sign-in provider cannot be reached, or has too much to do; try again in a minute")]
+    ProviderUnavailable,
     #[error("the ledger cannot be read; the log of the server says why")]
     LedgerUnreadable,
     #[error("cannot read request body: internal error")]

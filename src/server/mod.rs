@@ -21,7 +21,7 @@ pub(crate) use auth::key_sets::KeySets;
 pub use auth::password_file::PasswordFileError;
 pub(crate) use auth::session_password::SessionPassword;
 pub use auth::tokens::AdminTokenError;
-pub use config::{AuthConfig, AuthRequirement, Config, GatewayConfig};
+pub use config::{AuthConfig, AuthRequirement, ClientSecret, Config, GatewayConfig, SignInConfig};
 pub(crate) use gateway::egress::EgressContext;
 pub(crate) use gateway::state::{Gateway, RefusedDestination};
 pub use intercepted_hosts::InterceptedHosts;

@@ -346,10 +346,13 @@ fn status_of(error: &RequestError) -> (StatusCode, OutcomeLabel) {
         }
         RequestError::AdminDisabled
         | RequestError::ClaimsRefused
+        | RequestError::SignInFailed(_)
         | RequestError::TokenForRegistry
         | RequestError::IdentityRequired
         | RequestError::RoleTooLow { .. } => (StatusCode::FORBIDDEN, OutcomeLabel::ClientError),
-        RequestError::KeysUnavailable => (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError),
+        RequestError::KeysUnavailable | RequestError::ProviderUnavailable => {
+            (StatusCode::SERVICE_UNAVAILABLE, OutcomeLabel::UpstreamError)
+        }
         RequestError::AdminTokenRequired
         | RequestError::NeedsCredentials
         | RequestError::TokenRequired(_)

@@ -58,6 +58,7 @@ mod integrity;
 mod ledger;
 mod names;
 mod observed_names;
+mod oidc;
 mod outage;
 mod outbound_proxy;
 mod overview_pages;

@@ -102,8 +102,7 @@ impl TrustedIssuer {
         if issuer.is_empty() || audience.is_empty() {
             return Err("`issuer` and `audience` must not be empty".to_owned());
         }
-        let is_local = || matches!(keys.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
-        if keys.scheme() != "https" && !(keys.scheme() == "http" && is_local()) {
+        if !is_secure(&keys) {
             return Err("`keys` must be an `https` URL".to_owned());
         }
         // Every workflow of a public issuer has a valid token, so that the signature alone proves nothing.
@@ -142,31 +141,41 @@ impl TrustedIssuer {
         })
     }
 
-    /// Returns the label of the exchanged token: the template with its `{claim}`s. What a label cannot hold is replaced, and a hash
-    /// keeps such labels apart.
+    /// Returns the label of the exchanged token.
     pub fn label(&self, claims: &Map<String, Value>) -> String {
-        let mut text = String::new();
-        for (at, part) in self.label.split('{').enumerate() {
-            match part.split_once('}').filter(|_| at > 0) {
-                Some((name, rest)) => {
-                    text.push_str(&claims.get(name).and_then(claim_text).unwrap_or_default());
-                    text.push_str(rest);
-                }
-                None => text.push_str(part),
-            }
-        }
-        let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "._-+@/".contains(letter);
-        let mut label: String = text.chars().map(|letter| if is_allowed(letter) { letter } else { '-' }).collect();
-        if !label.starts_with(|first: char| first.is_ascii_alphabetic()) {
-            label.insert_str(0, "ci-");
-        }
-        if label != text || label.len() > MAX_LABEL_BYTES {
-            label.truncate(MAX_LABEL_BYTES - LABEL_HASH_BYTES - 1);
-            let hash = Digest::of(Algorithm::Sha256, text.as_bytes()).to_hex();
-            label = format!("{label}-{}", &hash[..LABEL_HASH_BYTES]);
-        }
-        label
+        label_of(&self.label, claims)
     }
+}
+
+/// Checks whether a URL is `https`, or `http` on this machine.
+pub(crate) fn is_secure(url: &Url) -> bool {
+    let is_local = || matches!(url.host_str(), Some("127.0.0.1" | "[::1]" | "localhost"));
+    url.scheme() == "https" || (url.scheme() == "http" && is_local())
+}
+
+/// Fills the `{claim}`s of a label. What a label cannot hold is replaced, and a hash keeps such labels apart.
+pub(crate) fn label_of(template: &str, claims: &Map<String, Value>) -> String {
+    let mut text = String::new();
+    for (at, part) in template.split('{').enumerate() {
+        match part.split_once('}').filter(|_| at > 0) {
+            Some((name, rest)) => {
+                text.push_str(&claims.get(name).and_then(claim_text).unwrap_or_default());
+                text.push_str(rest);
+            }
+            None => text.push_str(part),
+        }
+    }
+    let is_allowed = |letter: char| letter.is_ascii_alphanumeric() || "._-+@/".contains(letter);
+    let mut label: String = text.chars().map(|letter| if is_allowed(letter) { letter } else { '-' }).collect();
+    if !label.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        label.insert_str(0, "ci-");
+    }
+    if label != text || label.len() > MAX_LABEL_BYTES {
+        label.truncate(MAX_LABEL_BYTES - LABEL_HASH_BYTES - 1);
+        let hash = Digest::of(Algorithm::Sha256, text.as_bytes()).to_hex();
+        label = format!("{label}-{}", &hash[..LABEL_HASH_BYTES]);
+    }
+    label
 }
 
 impl OneOrMore {

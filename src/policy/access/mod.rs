@@ -3,6 +3,7 @@
 pub mod issuer;
 pub mod scope;
 pub mod secret;
+pub mod sign_in_provider;
 
 use std::sync::Arc;
 

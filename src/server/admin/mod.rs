@@ -53,7 +53,7 @@ impl HealthChecks {
 }
 
 /// The state of a server.
-pub(crate) struct Health {
+pub(crate) struct ServerHealth {
     pub(crate) is_ready: bool,
     pub(crate) is_draining: bool,
     /// The result of each check: `ok`, or what is wrong.
@@ -108,15 +108,15 @@ impl Admin {
     }
 
     async fn readiness(&self) -> Response<Bytes> {
-        let Health { is_ready, is_draining, checks } = self.health().await;
+        let ServerHealth { is_ready, is_draining, checks } = self.health().await;
         let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         json_response(status, &json!({ "ready": is_ready, "draining": is_draining, "checks": checks }))
     }
 
     /// Runs all checks.
-    pub(crate) async fn health(&self) -> Health {
+    pub(crate) async fn health(&self) -> ServerHealth {
         let is_draining = self.draining.load(Ordering::Relaxed);
-        let mut health = Health { is_ready: !is_draining, is_draining, checks: BTreeMap::new() };
+        let mut health = ServerHealth { is_ready: !is_draining, is_draining, checks: BTreeMap::new() };
         let HealthChecks { required, warnings } = &self.checks;
         let every = required.iter().map(|check| (check, true)).chain(warnings.iter().map(|warning| (warning, false)));
         for ((name, check), counts) in every {

@@ -14,11 +14,12 @@ use crate::policy::access::issuer::TrustedIssuer;
 use crate::policy::access::secret::{self, RANDOM_BYTES, TokenHash, TokenSecret};
 use crate::policy::decisions::Signature;
 use crate::server::auth::authenticator::Authenticator;
+use crate::server::auth::issuing::issue_token;
 use crate::server::auth::jwt::{self, UnverifiedJwt};
 use crate::server::auth::key_sets::KeySets;
 use crate::server::auth::presented::credentials_in;
 use crate::server::error::{JwtError, RequestError};
-use crate::store::{NewToken, TokenCreation, TokenLedger, TokenRecord};
+use crate::store::{NewToken, TokenLedger, TokenRecord};
 use crate::units::timestamp;
 
 /// The most tokens that are remembered as exchanged, until they expire.
@@ -98,7 +99,7 @@ impl TokenExchange {
         let now = self.clock.now();
         for issuer in candidates {
             let key = self.keys.find(&issuer.keys, &unverified.key_id).await?;
-            let claims = jwt::verify(jwt, issuer, &key, now).map_err(refused)?;
+            let claims = jwt::verify(jwt, &issuer.into(), &key, now).map_err(refused)?;
             if issuer.accepts(&claims) {
                 self.mark_exchanged(jwt, now)?;
                 return self.issue(issuer, &claims, now).await;
@@ -144,24 +145,8 @@ impl TokenExchange {
             created: Signature { who: issuer.issuer.clone(), at: now },
             owner: Principal::Machine(issuer.issuer.as_str().into()),
         };
-        let (ledger, recorded) = (Arc::clone(&self.ledger), token.clone());
-        let creation = tokio::task::spawn_blocking(move || ledger.issue_token(&recorded)).await;
-        match creation {
-            Ok(Ok(TokenCreation::Created { id, revision })) => {
-                let record = TokenRecord { id, token, last_used: None, revoked: None };
-                self.auth.add(revision, record.clone());
-                Ok(IssuedToken { secret, record })
-            }
-            Ok(Ok(TokenCreation::LabelTaken(_) | TokenCreation::TooMany)) => Err(RequestError::TooManyTokens),
-            Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "access token not recorded");
-                Err(RequestError::TaskFailed)
-            }
-            Err(error) => {
-                tracing::error!(error = %error, "access token task failed");
-                Err(RequestError::TaskFailed)
-            }
-        }
+        let record = issue_token(&self.ledger, &self.auth, token).await?;
+        Ok(IssuedToken { secret, record })
     }
 }
 

@@ -23,6 +23,20 @@ const MAX_KEYS: usize = 100;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct KeySet(Vec<Jwk>);
 
+/// What a token must say of itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ExpectedToken<'a> {
+    pub(crate) issuer: &'a str,
+    pub(crate) audience: &'a str,
+    pub(crate) algorithm: SigningAlgorithm,
+}
+
+impl<'a> From<&'a TrustedIssuer> for ExpectedToken<'a> {
+    fn from(issuer: &'a TrustedIssuer) -> Self {
+        Self { issuer: &issuer.issuer, audience: &issuer.audience, algorithm: issuer.algorithm }
+    }
+}
+
 /// What a token says of itself, before anything is verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnverifiedJwt {
@@ -86,13 +100,17 @@ impl UnverifiedJwt {
 
     /// Checks whether a token claims to be from an issuer, and meant for this server.
     pub(crate) fn is_for(&self, issuer: &TrustedIssuer) -> bool {
-        self.issuer == issuer.issuer && self.audiences.contains(&issuer.audience)
+        self.is_expected(&issuer.into())
+    }
+
+    pub(crate) fn is_expected(&self, expected: &ExpectedToken<'_>) -> bool {
+        self.issuer == expected.issuer && self.audiences.iter().any(|audience| audience == expected.audience)
     }
 }
 
-/// Returns the claims of a token that `issuer` signed with `key`.
-pub(crate) fn verify(jwt: &str, issuer: &TrustedIssuer, key: &Jwk, now: Timestamp) -> Result<Map<String, Value>, JwtError> {
-    let (algorithm, of_key) = match issuer.algorithm {
+/// Returns the claims of an expected token that is signed with `key`.
+pub(crate) fn verify(jwt: &str, expected: &ExpectedToken<'_>, key: &Jwk, now: Timestamp) -> Result<Map<String, Value>, JwtError> {
+    let (algorithm, of_key) = match expected.algorithm {
         SigningAlgorithm::RS256 => (Algorithm::RS256, KeyAlgorithm::RS256),
         SigningAlgorithm::ES256 => (Algorithm::ES256, KeyAlgorithm::ES256),
     };
@@ -107,7 +125,7 @@ pub(crate) fn verify(jwt: &str, issuer: &TrustedIssuer, key: &Jwk, now: Timestam
     let key = DecodingKey::from_jwk(key).map_err(|_| JwtError::UnknownKey)?;
     let verified = jsonwebtoken::decode::<Map<String, Value>>(jwt, &key, &validation).map_err(|_| JwtError::Signature)?;
     let claims = verified.claims;
-    if !UnverifiedJwt::parse(jwt)?.is_for(issuer) {
+    if !UnverifiedJwt::parse(jwt)?.is_expected(expected) {
         return Err(JwtError::Untrusted);
     }
     let instant = |name: &str| claims.get(name).map(|value| value.as_f64().unwrap_or(f64::NAN));
@@ -180,7 +198,7 @@ pub(crate) mod tests {
         let jwt = signer.sign(header, claims);
         let unverified = UnverifiedJwt::parse(&jwt)?;
         let key = keys.find(&unverified.key_id).ok_or(JwtError::UnknownKey)?;
-        verify(&jwt, &issuer(), key, Timestamp::from_second(now).unwrap()).map(drop)
+        verify(&jwt, &(&issuer()).into(), key, Timestamp::from_second(now).unwrap()).map(drop)
     }
 
     fn header() -> Value {
@@ -262,7 +280,7 @@ pub(crate) mod tests {
         assert!(KeySet::parse(b"{}").is_err() && KeySet::parse(b"").is_err());
         let odd = json!({ "keys": [{ "kty": "oct", "kid": "k1", "k": "AA" }, { "kid": "k1" }, 7] });
         let keys = KeySet::parse(odd.to_string().as_bytes()).unwrap();
-        let symmetric = keys.find("k1").map(|key| verify(&jwt, &issuer(), key, Timestamp::from_second(500).unwrap()));
+        let symmetric = keys.find("k1").map(|key| verify(&jwt, &(&issuer()).into(), key, Timestamp::from_second(500).unwrap()));
         assert!(symmetric.is_none_or(|verified| verified.is_err()));
         let twice = json!({ "keys": [signer.jwk("k1"), signer.jwk("k1")] });
         assert!(KeySet::parse(twice.to_string().as_bytes()).unwrap().find("k1").is_none(), "an ambiguous key is none");

@@ -31,6 +31,7 @@ pub(crate) struct KeySets {
     client: HttpClient,
     clock: Arc<dyn Clock>,
     sets: HashMap<Url, CachedKeys>,
+    reach: AddressScope,
 }
 
 /// Times are by the clock that is never set.
@@ -57,7 +58,13 @@ impl CachedKeys {
 
 impl KeySets {
     pub(crate) fn new(client: HttpClient, clock: Arc<dyn Clock>, addresses: impl Iterator<Item = Url>) -> Self {
-        Self { client, clock, sets: addresses.map(|url| (url, CachedKeys::default())).collect() }
+        let sets = addresses.map(|url| (url, CachedKeys::default())).collect();
+        Self { client, clock, sets, reach: AddressScope::Anywhere }
+    }
+
+    /// Returns the sets, fetched only from these addresses.
+    pub(crate) fn limited_to(self, reach: AddressScope) -> Self {
+        Self { reach, ..self }
     }
 
     /// Returns a key. Fetches the set if it is old or lacks the key, at most once a minute; requests at that time share the fetch.
@@ -86,7 +93,7 @@ impl KeySets {
             url: address.clone(),
             headers: HeaderMap::new(),
             body: Bytes::new(),
-            reach: AddressScope::Anywhere,
+            reach: self.reach,
         };
         let response = self.client.send(&request).await.map_err(|error| error.to_string())?;
         if response.status != http::StatusCode::OK {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::error::Unspecified;
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key, Tag};
 use aws_lc_rs::rand;
@@ -49,6 +50,7 @@ pub(crate) enum Transport {
 enum Purpose {
     Session,
     SignInForm,
+    Provider,
     FormToken,
     AdminToken,
 }
@@ -67,6 +69,20 @@ pub(crate) enum SessionSubject {
 pub(crate) struct BrowserSession {
     nonce: Nonce,
     pub(crate) subject: SessionSubject,
+    expires: i64,
+}
+
+/// A sign-in at a provider that has not ended, as signed in its cookie.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PendingSignIn {
+    /// What the provider sends back, so that the answer belongs to this browser.
+    pub(crate) state: String,
+    /// What the provider signs, so that its token belongs to this sign-in.
+    pub(crate) nonce: String,
+    /// What the code is exchanged with (PKCE). The provider learns only its hash before.
+    pub(crate) verifier: String,
+    /// The page to return to.
+    pub(crate) next: String,
     expires: i64,
 }
 
@@ -140,6 +156,29 @@ impl BrowserSessions {
         expires > self.clock.now().as_second() && self.verify(Purpose::FormToken, &nonce, token)
     }
 
+    /// Begins a sign-in at a provider. Returns its `Set-Cookie` header. The provider's answer comes from another site, which a strict
+    /// cookie would not survive.
+    pub(crate) fn begin_at_provider(&self, next: String, transport: Transport) -> Result<(PendingSignIn, String), Unspecified> {
+        let expires = timestamp::saturating_add(self.clock.now(), FORM_LIFE).as_second();
+        let text = || random::<32>().map(|bytes| URL_SAFE_NO_PAD.encode(bytes));
+        let pending = PendingSignIn { state: text()?, nonce: text()?, verifier: text()?, next, expires };
+        let value = self.seal(Purpose::Provider, &pending);
+        let cookie = transport.cookie(PROVIDER_COOKIE, &value, FORM_LIFE).replace("SameSite=Strict", "SameSite=Lax");
+        Ok((pending, cookie))
+    }
+
+    /// Returns the sign-in that a provider answers with this state, if the browser began it in time.
+    pub(crate) fn find_at_provider(&self, headers: &HeaderMap, transport: Transport, state: &str) -> Option<PendingSignIn> {
+        let pending: PendingSignIn = self.open(Purpose::Provider, cookie(headers, transport, PROVIDER_COOKIE)?)?;
+        let is_same = verify_slices_are_equal(pending.state.as_bytes(), state.as_bytes()).is_ok();
+        (is_same && pending.expires > self.clock.now().as_second()).then_some(pending)
+    }
+
+    /// Returns the `Set-Cookie` header that ends a sign-in at a provider.
+    pub(crate) fn end_at_provider(transport: Transport) -> String {
+        transport.cookie(PROVIDER_COOKIE, "", Duration::ZERO)
+    }
+
     /// Returns the signature of a token of `admin-token-file`.
     pub(crate) fn sign_admin_token(&self, token: &[u8]) -> String {
         self.sign(Purpose::AdminToken, token)
@@ -181,6 +220,7 @@ impl BrowserSessions {
 
 const SESSION_COOKIE: &str = "coldframe-session";
 const FORM_COOKIE: &str = "coldframe-form";
+const PROVIDER_COOKIE: &str = "coldframe-provider";
 
 impl Purpose {
     /// Returns what precedes the signed content. No label is the start of another one.
@@ -188,6 +228,7 @@ impl Purpose {
         match self {
             Self::Session => b"session\0",
             Self::SignInForm => b"sign-in\0",
+            Self::Provider => b"provider\0",
             Self::FormToken => b"form\0",
             Self::AdminToken => b"admin\0",
         }

@@ -23,7 +23,7 @@ impl Pages {
             caption: format!("{total} decisions, newest first"),
             columns: &["Number", "State", "Decision", "Subject", "Reason", "By", "Made", "Until"],
             rows: newest.map(|decision| cells(decision, now)).collect(),
-            empty: "Nobody decided anything yet.",
+            empty: "There are no decisions yet.",
         };
         let pager = Pager::new((from, PER_PAGE), total, &[]);
         ListPage { pager, ..ListPage::new(request.frame.titled("Decisions"), vec![table]) }.response()

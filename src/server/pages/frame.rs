@@ -56,7 +56,8 @@ pub(super) struct Pager {
 struct MessagePage<'a> {
     frame: &'a Frame,
     text: &'a str,
-    is_refreshed: bool,
+    /// Where the page goes at once; an empty address is the page itself.
+    refresh: Option<&'a str>,
 }
 
 #[derive(Template)]
@@ -113,13 +114,19 @@ impl Frame {
     /// Returns a page with one sentence.
     pub(super) fn message(self, status: StatusCode, title: &str, text: &str) -> Response<Bytes> {
         let frame = self.titled(title);
-        render(status, &MessagePage { frame: &frame, text, is_refreshed: false })
+        render(status, &MessagePage { frame: &frame, text, refresh: None })
     }
 
     /// Returns a page that requests itself again from this site, so that the browser sends the session.
     pub(super) fn refreshed(self) -> Response<Bytes> {
         let frame = self.titled("Opening the page");
-        render(StatusCode::OK, &MessagePage { frame: &frame, text: "You followed a link from another site.", is_refreshed: true })
+        render(StatusCode::OK, &MessagePage { frame: &frame, text: "You followed a link from another site.", refresh: Some("") })
+    }
+
+    /// Returns a page that goes to another page of ours. A redirect would count as coming from the site before.
+    pub(super) fn continued(self, next: &str) -> Response<Bytes> {
+        let frame = self.titled("Signed in");
+        render(StatusCode::OK, &MessagePage { frame: &frame, text: "You are signed in.", refresh: Some(next) })
     }
 
     /// Returns the page of a refusal.

@@ -15,6 +15,7 @@ mod list;
 mod package;
 mod page;
 mod policy;
+mod provider;
 mod refusals;
 mod render;
 mod request;

@@ -12,6 +12,10 @@ pub(crate) enum Page {
     Stylesheet,
     SignIn,
     SignOut,
+    /// Redirects to the sign-in provider.
+    ProviderStart,
+    /// Where the provider sends people back to.
+    ProviderReply,
     Home,
     /// Redirects to the page of what a search form names.
     Find,
@@ -78,6 +82,8 @@ impl Page {
             "find" => Self::Find,
             _ if !path.contains('/') => Self::Overview(OverviewPage::ALL.into_iter().find(|page| page.path() == path)?),
             _ => match path.split_once('/')? {
+                ("sign-in", "start") => Self::ProviderStart,
+                ("sign-in", "reply") => Self::ProviderReply,
                 ("explain", spec) if !spec.is_empty() => Self::Explain(spec.to_owned()),
                 ("packages", name) if !name.is_empty() => Self::Package(name.to_owned()),
                 _ => return None,
@@ -94,7 +100,8 @@ impl Page {
         let offered =
             if prints_responses(agent) { ["text/plain", "application/json"] } else { ["application/json", "text/plain"] };
         let is_for_people = || best_media_type(accept.as_deref(), &[offered[0], offered[1], "text/html"]) == 2;
-        let has_no_json = matches!(page, Self::Stylesheet | Self::SignIn | Self::SignOut);
+        let has_no_json =
+            matches!(page, Self::Stylesheet | Self::SignIn | Self::SignOut | Self::ProviderStart | Self::ProviderReply);
         (has_no_json || is_for_people()).then_some(page)
     }
 }

@@ -31,6 +31,8 @@ impl Pages {
             Page::Stylesheet => stylesheet(include_str!("../../../templates/style.css")),
             Page::SignIn if is_post => self.sign_in(gate, unchecked, share).await,
             Page::SignOut if is_post => self.sign_out(gate, unchecked, share).await,
+            Page::ProviderStart if is_read => self.start_at_provider(gate, &unchecked, frame).await,
+            Page::ProviderReply if is_read => self.provider_reply(gate, &unchecked, frame).await,
             Page::SignIn if is_read => self.sign_in_page(gate, &unchecked, &frame),
             _ if !is_read || page == Page::SignOut => {
                 frame.message(StatusCode::METHOD_NOT_ALLOWED, "Nothing here", "This address cannot be opened in this way.")

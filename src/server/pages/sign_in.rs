@@ -9,6 +9,7 @@ use http::{Response, StatusCode};
 
 use crate::net::{Reservation, body};
 use crate::server::admin::access::UncheckedRequest;
+use crate::server::auth::oidc::OidcSignIn;
 use crate::server::auth::presented::Presented;
 use crate::server::auth::sessions::{SessionSubject, Transport};
 use crate::server::error::RequestError;
@@ -25,7 +26,7 @@ const MAX_FORM_BYTES: u64 = 8 << 10;
 /// The longest address to return to.
 const MAX_NEXT_BYTES: usize = 1_000;
 
-const PLAIN_HTTP: &str = "Signing in needs HTTPS, because a session would cross the network in plain text. Open this page over \
+pub(super) const PLAIN_HTTP: &str = "Signing in needs HTTPS, because a session would cross the network in plain text. Open this page over \
     HTTPS (set `public-url` to the address of the proxy in front of this server), or on the machine that the server runs on. The \
     setting `explain-access` can open explanations to clients that are not signed in.";
 
@@ -42,6 +43,10 @@ struct SignInPage<'a> {
 struct SignInForm {
     form_token: String,
     next: String,
+    /// The host of the sign-in provider.
+    provider: Option<String>,
+    /// The address to return to, escaped for a query.
+    escaped_next: String,
 }
 
 impl Pages {
@@ -81,7 +86,7 @@ impl Pages {
         };
         let Ok((form_token, cookie)) = self.sessions.sign_in_form(transport) else { return no_randomness(frame) };
         let next = if is_own_path(&next) { next } else { String::new() };
-        let page = SignInPage { frame: &frame, problem, form: Some(SignInForm { form_token, next }) };
+        let page = SignInPage { frame: &frame, problem, form: Some(SignInForm::new(form_token, next, self.oidc.as_ref())) };
         with_cookie(render(status, &page), &cookie)
     }
 
@@ -174,6 +179,13 @@ impl Pages {
     }
 }
 
+impl SignInForm {
+    fn new(form_token: String, next: String, oidc: Option<&OidcSignIn>) -> Self {
+        let escaped_next = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
+        Self { form_token, next, provider: oidc.map(OidcSignIn::host), escaped_next }
+    }
+}
+
 /// Reads a form that one of our pages sent.
 async fn read_form<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
     gate: &PageGate<'_>,
@@ -188,7 +200,7 @@ async fn read_form<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
 }
 
 /// Checks whether an address to return to is the relative path of a page. Anything else could lead to another site.
-fn is_own_path(next: &str) -> bool {
+pub(super) fn is_own_path(next: &str) -> bool {
     let path = next.split('?').next().unwrap_or_default();
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"@/._~%+-?=&".contains(&byte);
     let has_dots = path.split('/').any(|segment| segment.is_empty() || matches!(segment, "." | ".."));
@@ -196,10 +208,12 @@ fn is_own_path(next: &str) -> bool {
     next.len() <= MAX_NEXT_BYTES
         && next.bytes().all(is_plain)
         && !has_dots
-        && Page::parse(&decoded).is_some_and(|page| !matches!(page, Page::Stylesheet | Page::SignIn | Page::SignOut))
+        && Page::parse(&decoded).is_some_and(|page| {
+            !matches!(page, Page::Stylesheet | Page::SignIn | Page::SignOut | Page::ProviderStart | Page::ProviderReply)
+        })
 }
 
-fn no_randomness(frame: Frame) -> Response<Bytes> {
+pub(super) fn no_randomness(frame: Frame) -> Response<Bytes> {
     tracing::error!("no random numbers for a session");
     frame.message(StatusCode::INTERNAL_SERVER_ERROR, TITLE, "The system has no random numbers. Try again later.")
 }

@@ -8,6 +8,7 @@ use crate::clock::Clock;
 use crate::firewall::Firewall;
 use crate::server::admin::Admin;
 use crate::server::auth::authenticator::Authenticator;
+use crate::server::auth::oidc::OidcSignIn;
 use crate::server::auth::sessions::BrowserSessions;
 use crate::server::error::RequestError;
 use crate::server::pages::feed_status::FeedStatuses;
@@ -22,6 +23,8 @@ pub(crate) struct Pages {
     pub(super) feeds: Arc<dyn FeedStatuses>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) sessions: BrowserSessions,
+    /// `None` unless a provider is configured.
+    pub(super) oidc: Option<OidcSignIn>,
 }
 
 /// What the pages show.
@@ -32,13 +35,14 @@ pub(crate) struct PageSources {
     pub(crate) admin: Arc<Admin>,
     pub(crate) feeds: Arc<dyn FeedStatuses>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) oidc: Option<OidcSignIn>,
 }
 
 impl Pages {
     pub(crate) fn new(sources: PageSources) -> Result<Self, Unspecified> {
-        let PageSources { firewall, ledger, auth, admin, feeds, clock } = sources;
+        let PageSources { firewall, ledger, auth, admin, feeds, clock, oidc } = sources;
         let sessions = BrowserSessions::new(Arc::clone(&clock))?;
-        Ok(Self { firewall, ledger, auth, admin, feeds, clock, sessions })
+        Ok(Self { firewall, ledger, auth, admin, feeds, clock, sessions, oidc })
     }
 
     /// Reads the ledger off the async threads.
