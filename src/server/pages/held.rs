@@ -21,7 +21,7 @@ const MAX_READ: usize = 10_000;
 const PER_READ: usize = 1_000;
 
 /// The furthest position of a page. Beyond, a search is of more use.
-const MAX_POSITION: usize = 1_000_000;
+const MAX_POSITION: usize = 20_000;
 
 impl Pages {
     pub(super) async fn held(&self, request: PageRequest<'_>) -> Response<Bytes> {

@@ -17,7 +17,7 @@ const DAYS: u32 = 14;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Rows of the ledger that are read, and entries per table.
-const MAX_ROWS: usize = 200_000;
+const MAX_ROWS: usize = 100_000;
 const MAX_ENTRIES: usize = 50;
 
 impl Pages {

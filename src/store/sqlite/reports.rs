@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::npm::PackageName;
 use crate::store::ledger::Exposure;
@@ -37,23 +37,41 @@ pub(crate) fn last_requests(
     query_all(connection, sql, params![name.as_str(), version, limit, MAX_SUMMED], exposure_row)
 }
 
-/// Returns young releases from a position, the earliest first. The expression is that of the index `releases_by_age`.
+/// The time from which the age of a release counts.
+const SINCE: &str =
+    "max(coalesce(moved, effective), coalesce(held_since, moved, effective), coalesce(manifest_changed, moved, effective))";
+
+/// Packages that a search finds at most.
+const MAX_FOUND: i64 = 500;
+
+/// Returns young releases from a position, the earliest first.
 pub(crate) fn young_releases(
     connection: &Connection,
     wanted: &YoungReleases,
     (from, limit): (usize, usize),
 ) -> rusqlite::Result<Vec<YoungRelease>> {
-    let sql = "SELECT packages.name, releases.version,
-                max(coalesce(moved, effective), coalesce(held_since, moved, effective), coalesce(manifest_changed, moved, effective)) AS since
+    let [from, limit] = [from, limit].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
+    let since = to_column(wanted.since);
+    let read = |row: &Row<'_>| Ok(YoungRelease { name: row.get(0)?, version: row.get(1)?, since: from_column(row.get(2)?) });
+    if wanted.search.is_empty() {
+        // Names are looked up only for what is returned.
+        let sql = format!(
+            "SELECT packages.name, young.version, young.since
+             FROM (SELECT package, version, {SINCE} AS since FROM releases
+                   WHERE gone IS NULL AND {SINCE} > ?1 ORDER BY since LIMIT ?2 OFFSET ?3) AS young
+             JOIN packages ON packages.id = young.package ORDER BY young.since"
+        );
+        return query_all(connection, &sql, params![since, limit, from], read);
+    }
+    // The plus keeps the planner from reading all young releases: the packages are fewer.
+    let sql = format!(
+        "SELECT packages.name, releases.version, {SINCE} AS since
          FROM releases JOIN packages ON packages.id = releases.package
-         WHERE gone IS NULL
-           AND max(coalesce(moved, effective), coalesce(held_since, moved, effective), coalesce(manifest_changed, moved, effective)) > ?1
-           AND (?2 = '' OR instr(lower(packages.name), ?2) > 0)
-         ORDER BY since LIMIT ?4 OFFSET ?3";
-    let limits = [from, limit].map(|number| i64::try_from(number).unwrap_or(i64::MAX));
-    query_all(connection, sql, params![to_column(wanted.since), wanted.search, limits[0], limits[1]], |row| {
-        Ok(YoungRelease { name: row.get(0)?, version: row.get(1)?, since: from_column(row.get(2)?) })
-    })
+         WHERE releases.package IN (SELECT id FROM packages WHERE instr(lower(name), ?4) > 0 LIMIT {MAX_FOUND})
+           AND +gone IS NULL AND {SINCE} > ?1
+         ORDER BY since LIMIT ?2 OFFSET ?3"
+    );
+    query_all(connection, &sql, params![since, limit, from, wanted.search], read)
 }
 
 /// Counts refused requests. Reads the index `downloads_refused` only, and then each package and client once.
