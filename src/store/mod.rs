@@ -33,8 +33,8 @@ pub(crate) use ledger::{
 };
 pub use ledger::{DownloadOutcome, Ledger, PackageChange, PackageRecord, StoredPackument, TagSighting};
 pub(crate) use ledger_rows::{ClientRow, DownloadRow, RowFilter, RowOrder};
-pub use request_ledger::{ApprovedRequest, AskOutcome, RequestEnd, RequestFilter, RequestLedger};
 pub(crate) use report::{RefusalReport, ReportLedger, SeenClient, YoungRelease, YoungReleases};
+pub use request_ledger::{ApprovedRequest, AskOutcome, RequestEnd, RequestFilter, RequestLedger};
 pub use sqlite::SqliteLedger;
 pub(crate) use sqlite::decision_writer::DecisionWriter;
 pub(crate) use sqlite::events::DownloadSummary;

@@ -19,11 +19,11 @@ use url::{Url, form_urlencoded};
 
 use crate::clock::Clock;
 use crate::net::{AddressScope, ClientRequest, HttpClient};
-use crate::policy::PackageScope;
 use crate::policy::access::issuer::is_secure;
 use crate::policy::access::secret::{self, RANDOM_BYTES, TokenSecret};
 use crate::policy::access::sign_in_provider::SignInProvider;
 use crate::policy::decisions::Signature;
+use crate::policy::{PackageScope, Principal};
 use crate::server::auth::authenticator::Authenticator;
 use crate::server::auth::issuing::issue_token;
 use crate::server::auth::jwt::{self, ExpectedToken, UnverifiedJwt};
@@ -162,6 +162,7 @@ impl OidcSignIn {
             scope: PackageScope::default(),
             expires: Some(timestamp::saturating_add(now, self.provider.lasts)),
             created: Signature { who: self.provider.issuer.clone(), at: now },
+            owner: Principal::Person(label.as_str().into()),
         };
         let record = issue_token(&self.ledger, &self.auth, token).await?;
         Ok((record.id, label))

@@ -37,8 +37,8 @@ use crate::store::ledger::{
     Release, ServedTarball, StoredPackument, TarballSource,
 };
 use crate::store::ledger_rows::{ClientRow, DownloadRow, RowFilter, RowOrder};
-use crate::store::request_ledger::{ApprovedRequest, AskOutcome, RequestEnd, RequestFilter, RequestLedger};
 use crate::store::report::{RefusalReport, ReportLedger, SeenClient, YoungRelease, YoungReleases};
+use crate::store::request_ledger::{ApprovedRequest, AskOutcome, RequestEnd, RequestFilter, RequestLedger};
 use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
 use crate::store::sqlite::pending::PendingChanges;
 use crate::store::sqlite::read_pool::ReadPool;

@@ -12,8 +12,21 @@ use crate::store::data_dir::remove_if_present;
 use crate::store::error::StoreError;
 
 /// The migration to each schema from the one before. A released entry must never change, because ledgers created by it exist.
-const MIGRATIONS: [&str; 12] =
-    [FIRST, DECISIONS, DIGESTS, FORMS, LOOKS, RETURNS, INSPECTIONS, PROVENANCE, TARBALL_SUMMARIES, SIGNALS, TOKENS, REQUESTS];
+const MIGRATIONS: [&str; 13] = [
+    FIRST,
+    DECISIONS,
+    DIGESTS,
+    FORMS,
+    LOOKS,
+    RETURNS,
+    INSPECTIONS,
+    PROVENANCE,
+    TARBALL_SUMMARIES,
+    SIGNALS,
+    TOKENS,
+    REQUESTS,
+    REPORTS,
+];
 
 /// The first schema. Instants are Unix time in nanoseconds; `datetime(x / 1e9, 'unixepoch')` makes them readable.
 const FIRST: &str = "
@@ -313,11 +326,19 @@ const REQUESTS: &str = "
     CREATE INDEX request_steps_by_request ON request_steps (request);
 ";
 
+/// Indexes of the pages: releases by the time from which their age counts, and refused requests by time.
+const REPORTS: &str = "
+    CREATE INDEX releases_by_age ON releases (
+        max(coalesce(moved, effective), coalesce(held_since, moved, effective), coalesce(manifest_changed, moved, effective))
+    ) WHERE gone IS NULL;
+    CREATE INDEX downloads_refused ON downloads (last, rule, subject, client, times) WHERE outcome = 'refused';
+";
+
 /// The schema of `LOOKS`. Its migration compares views, which had separate histories before.
 const COMPARES_VIEWS: i64 = 5;
 
 /// The newest schema this program supports: the number of migrations.
-pub(crate) const CURRENT: i64 = 12;
+pub(crate) const CURRENT: i64 = 13;
 
 /// Migrates the ledger at `path`, one transaction per step, so an interrupted migration resumes. An older ledger is first copied
 /// to a file next to it, which is never deleted.
