@@ -22,6 +22,7 @@ use crate::net::{Deadlines, HttpClient, dial_permitted};
 use crate::npm::packument::parse::parse;
 use crate::npm::{PackageName, Packument};
 use crate::tls;
+use crate::upstream::credential_source::CredentialCell;
 use crate::upstream::{self, RegistryConfig};
 
 /// The time limit of each request.
@@ -94,7 +95,7 @@ async fn health(client: &HttpClient, server: &Url, clock: &dyn Clock) -> Result<
 async fn date(client: &HttpClient, config: &upstream::Config, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {
     let upstream = &config.default;
     let url = below(&upstream.address(), "-/ping");
-    let headers = credentials(config, upstream, &url);
+    let headers = credentials(config, upstream, &url).await?;
     let answer = ask(client, url, headers, 0).await?;
     Ok(skew(&answer.headers, clock))
 }
@@ -167,7 +168,7 @@ pub(crate) async fn packuments<'n>(
 async fn fetch_packument(client: &HttpClient, config: &Config, name: &PackageName) -> Result<Packument, String> {
     let registry = config.upstream.registry_of(name);
     let url = below(&registry.address(), &name.as_str().replace('/', "%2f"));
-    let mut headers = credentials(&config.upstream, registry, &url);
+    let mut headers = credentials(&config.upstream, registry, &url).await?;
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
     let HttpReply { is_success, status, body, .. } = ask(client, url, headers, config.upstream.packument_limit).await?;
     if !is_success {
@@ -181,9 +182,12 @@ async fn ask(client: &HttpClient, url: Url, headers: HeaderMap, limit: u64) -> R
     timeout(PROBE_TIMEOUT, asking).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())))
 }
 
-fn credentials(config: &upstream::Config, registry: &RegistryConfig, url: &Url) -> HeaderMap {
-    let value = config.lent_for(registry, url).map(|credentials| credentials.0);
-    value.into_iter().map(|value| (AUTHORIZATION, value)).collect()
+async fn credentials(config: &upstream::Config, registry: &RegistryConfig, url: &Url) -> Result<HeaderMap, String> {
+    let value = match registry.source.clone() {
+        Some(source) => Some(CredentialCell::new(source).current().await.map_err(|why| why.to_string())?),
+        None => config.lent_for(registry, url),
+    };
+    Ok(value.into_iter().map(|credentials| (AUTHORIZATION, credentials.0)).collect())
 }
 
 /// Returns the local clock minus the server's.

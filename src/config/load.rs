@@ -141,10 +141,12 @@ impl Config {
         let ledger_retention = reader.one(SettingKey::LedgerRetention, parse::nonzero_duration);
         let summary_interval = reader.one(SettingKey::SummaryInterval, parse::duration);
         let feeds = feeds::read(&mut reader);
-        let policies = policy::read(&mut reader, policy_names, (min_release_age, fix_lane), exclude);
         let own_addresses = OwnAddresses { listen: &listen, public_url: public_url.as_ref() };
         let limits = (firewall.limits.packument, firewall.limits.tarball);
         let resolved = upstream::resolve(&mut reader, machine, &own_addresses, limits);
+        let routes = resolved.as_ref().map(|(upstream, ..)| &upstream.routes);
+        let exclude = exclude.into_iter().chain(routes.into_iter().flat_map(upstream::packages_without_age)).collect();
+        let policies = policy::read(&mut reader, policy_names, (min_release_age, fix_lane), exclude);
         let gateway = server::gateway(&mut reader, resolved.as_ref().map(|(upstream, ..)| upstream))?;
         let (upstream, tls, mut warnings) = resolved?;
         let (policies, policy_warnings) = policies?;

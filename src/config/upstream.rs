@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
 
 use url::{Host, Url};
 
@@ -12,8 +13,12 @@ use crate::config::raw::RawValue;
 use crate::config::settings::SettingKey;
 use crate::diagnostics::{Diagnostic, Origin};
 use crate::net::{Deadlines, ListenAddress, ProxySettings};
+use crate::policy::PackageGlob;
 use crate::tls;
-use crate::upstream::{self, CredentialRules, NpmConfig, RegistryConfig, Route, Routes, TimeMode, npmrc};
+use crate::upstream::credential_source::FILE_LIFE;
+use crate::upstream::{
+    self, CredentialRules, CredentialSource, CredentialSourceKind, NpmConfig, RegistryConfig, Route, Routes, TimeMode, npmrc,
+};
 
 /// The addresses of this server, to detect an upstream that points back at it.
 pub(crate) struct OwnAddresses<'a> {
@@ -38,7 +43,8 @@ pub(crate) fn resolve(
     let time_modes = reader.several(SettingKey::UpstreamTime, parse::time_mode);
     let mut extra_roots = reader.several(SettingKey::UpstreamCa, parse::path);
     let timeout = reader.one(SettingKey::UpstreamTimeout, parse::nonzero_duration);
-    let routes = read_routes(reader, own_addresses);
+    let variables = Variables(machine);
+    let routes = read_routes(reader, own_addresses, &variables);
     let npm = match machine {
         DefaultsFrom::ThisMachine(environment) => {
             let environment = environment.npm_environment();
@@ -48,7 +54,7 @@ pub(crate) fn resolve(
         DefaultsFrom::Nothing | DefaultsFrom::AnotherMachine => None,
     };
     let default = match (named, &npm) {
-        (Some(url), npm) => named_registry(reader, url, npm.as_ref().map(|(npm, _)| npm)),
+        (Some(url), npm) => named_registry(reader, url, npm.as_ref().map(|(npm, _)| npm), &variables),
         (None, Some((npm, _))) => valid(reader, npm.default_registry()),
         (None, None) => {
             if matches!(machine, DefaultsFrom::Nothing) && reader.is_absent(SettingKey::Upstream) {
@@ -74,6 +80,8 @@ pub(crate) fn resolve(
     let routes =
         Routes::new(routes).map_err(|error| reader.reject(SettingKey::Route, error.to_string(), "another pattern")).ok()?;
     let connect = Deadlines::default().connect.min(timeout);
+    let separate_roots = std::iter::once(&default).chain(routes.iter().map(|route| &route.registry));
+    let separate_roots = separate_roots.filter_map(|registry| registry.ca.clone()).collect();
     let config = upstream::Config {
         default,
         routes,
@@ -87,25 +95,50 @@ pub(crate) fn resolve(
         tarball_limit: limits.1,
         user_agent: concat!("coldframe/", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    Some((config, tls::Config { extra_roots }, warnings))
+    Some((config, tls::Config { extra_roots, separate_roots }, warnings))
 }
 
 /// Returns the registry that a setting names. npm's credentials for it are used unless the URL contains some.
-fn named_registry(reader: &mut SettingsReader<'_>, url: Url, npm: Option<&NpmConfig>) -> Option<RegistryConfig> {
+fn named_registry(
+    reader: &mut SettingsReader<'_>,
+    url: Url,
+    npm: Option<&NpmConfig>,
+    variables: &Variables<'_>,
+) -> Option<RegistryConfig> {
     let setting = upstream::SettingOrigin::Setting(reader.origin(SettingKey::Upstream).to_string());
     let brings_own = !url.username().is_empty() || url.password().is_some();
     // npm's credentials are looked up by URL at each fetch. They are read here to report unusable ones as errors.
     if let Some(npm) = npm.filter(|_| !brings_own) {
         valid(reader, npm.credentials(&url))?;
     }
-    Some(RegistryConfig::new(url, setting))
+    let mut registry = RegistryConfig::new(url, setting);
+    if let Some(value) = reader.raw.values(SettingKey::Upstream).first() {
+        let read = read_fields(value, &mut registry, variables).and_then(|ages| match ages {
+            AgeRules::Apply => Ok(()),
+            AgeRules::Ignored => {
+                Err(value.flawed("time", "cannot be `ignore-age` for the default upstream", "`min-release-age = \"0s\"`"))
+            }
+        });
+        read.map_err(|error| reader.errors.push(error)).ok()?;
+    }
+    Some(registry)
 }
 
 /// Reads the registries of some packages. Leaves out those with errors, which it adds.
-fn read_routes(reader: &mut SettingsReader<'_>, own_addresses: &OwnAddresses<'_>) -> Vec<Route> {
-    let mut routes = Vec::new();
+fn read_routes(reader: &mut SettingsReader<'_>, own_addresses: &OwnAddresses<'_>, variables: &Variables<'_>) -> Vec<Route> {
+    let mut routes: Vec<Route> = Vec::new();
     for value in reader.raw.values(SettingKey::Route) {
-        match read_route(&value, own_addresses) {
+        let read = read_route(&value, own_addresses, variables).and_then(|route| {
+            // Such names are excluded by their patterns alone, so no earlier route may take some of them.
+            let may_overlap =
+                |earlier: &Route| !(earlier.ignores_age || earlier.packages.is_empty() && route.packages.is_empty());
+            if route.ignores_age && routes.iter().any(may_overlap) {
+                let allowed = "it before all upstreams with `packages`";
+                return Err(value.flawed("time", "is `ignore-age` after an upstream that may serve the same names", allowed));
+            }
+            Ok(route)
+        });
+        match read {
             Ok(route) => routes.push(route),
             Err(error) => reader.errors.push(error),
         }
@@ -113,8 +146,105 @@ fn read_routes(reader: &mut SettingsReader<'_>, own_addresses: &OwnAddresses<'_>
     routes
 }
 
+/// Returns the packages to which rules on ages do not apply, because their upstream says so.
+pub(crate) fn packages_without_age(routes: &Routes) -> Vec<PackageGlob> {
+    let routes = routes.iter().filter(|route| route.ignores_age);
+    let globs = routes.flat_map(|route| {
+        let of_scopes = route.scopes.iter().map(|scope| format!("{scope}/*"));
+        of_scopes.chain(route.packages.iter().cloned())
+    });
+    globs.filter_map(|glob| PackageGlob::parse(&glob).ok()).collect()
+}
+
+/// The environment variables that a configuration may name.
+struct Variables<'a>(&'a DefaultsFrom<'a>);
+
+impl Variables<'_> {
+    /// Returns the value of a variable. A file that is checked for another machine has a placeholder.
+    fn get(&self, name: &str) -> Option<String> {
+        match self.0 {
+            DefaultsFrom::ThisMachine(environment) => {
+                let found = environment.variables.iter().find(|(known, _)| known == name);
+                found.and_then(|(_, value)| value.to_str()).filter(|value| !value.is_empty()).map(str::to_owned)
+            }
+            DefaultsFrom::AnotherMachine => Some("unknown".to_owned()),
+            DefaultsFrom::Nothing => None,
+        }
+    }
+}
+
+/// Whether rules on ages apply to the packages of an upstream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AgeRules {
+    Apply,
+    Ignored,
+}
+
+/// How long a helper's credentials are used, unless `token-life` says otherwise.
+const HELPER_LIFE: Duration = Duration::from_secs(3600);
+
+/// Applies the keys of an upstream's table other than its URL and packages.
+fn read_fields(value: &RawValue, registry: &mut RegistryConfig, variables: &Variables<'_>) -> Result<AgeRules, Diagnostic> {
+    let mut ages = AgeRules::Apply;
+    match value.field("time") {
+        Some(time) if time.text.trim() == "ignore-age" => ages = AgeRules::Ignored,
+        Some(time) => {
+            let mode = parse::time_mode(&time.text).ok().filter(|(scope, _)| scope.is_none());
+            let allowed = "`checked`, `first-seen`, `trust`, `ignore-age`";
+            registry.time_mode = mode.ok_or_else(|| time.flawed("time", "has an unknown value", allowed))?.1;
+        }
+        None => {}
+    }
+    registry.ca = match value.field("ca") {
+        Some(ca) => Some(parse::path(&ca.text).map_err(|flaw| ca.flawed("ca", &flaw, "a path"))?),
+        None => None,
+    };
+    read_credentials(value, registry, variables)?;
+    Ok(ages)
+}
+
+/// Reads where the credentials of an upstream come from.
+fn read_credentials(value: &RawValue, registry: &mut RegistryConfig, variables: &Variables<'_>) -> Result<(), Diagnostic> {
+    let username = value.field("username").map(|username| username.text.clone());
+    let (file, variable) = (value.field("token-file"), value.field("token-variable"));
+    let words: Vec<String> =
+        value.fields.iter().filter(|(name, _)| name == "token-command").map(|(_, word)| word.text.clone()).collect();
+    let one = "one of `token-file`, `token-variable` and `token-command`";
+    let count = usize::from(file.is_some()) + usize::from(variable.is_some()) + usize::from(!words.is_empty());
+    let life = match value.field("token-life") {
+        None => HELPER_LIFE,
+        Some(life) if words.is_empty() => return Err(life.flawed("token-life", "is without `token-command`", one)),
+        Some(life) => {
+            let parsed = parse::nonzero_duration(&life.text);
+            parsed.map_err(|flaw| life.flawed("token-life", &flaw, "a duration, such as `10h`"))?
+        }
+    };
+    if count > 1 {
+        return Err(value.flawed("upstream", "has several sources of its token", one));
+    }
+    if count == 0 && username.is_some() {
+        return Err(value.flawed("username", "is without a token", one));
+    }
+    let source = |kind, life| Some(CredentialSource { kind, username: username.clone(), life });
+    if let Some(file) = file {
+        let path = parse::path(&file.text).map_err(|flaw| file.flawed("token-file", &flaw, "a path"))?;
+        registry.source = source(CredentialSourceKind::File(path), FILE_LIFE);
+    } else if let Some(variable) = variable {
+        // The value may be a token that was written here by mistake.
+        let missing =
+            || Diagnostic::new(variable.origin.clone(), "the variable of `token-variable` is not set", "a variable with a token");
+        let secret = variables.get(&variable.text).ok_or_else(missing)?;
+        let credentials = CredentialSource::credentials(username.as_deref(), &secret);
+        let invalid = |flaw| Diagnostic::new(variable.origin.clone(), format!("cannot use `token-variable`: {flaw}"), "a token");
+        registry.credentials = Some(credentials.map_err(invalid)?);
+    } else if !words.is_empty() {
+        registry.source = source(CredentialSourceKind::Command(words), life);
+    }
+    Ok(())
+}
+
 /// Reads one registry: a table, or `PACKAGES=URL`.
-fn read_route(value: &RawValue, own_addresses: &OwnAddresses<'_>) -> Result<Route, Diagnostic> {
+fn read_route(value: &RawValue, own_addresses: &OwnAddresses<'_>, variables: &Variables<'_>) -> Result<Route, Diagnostic> {
     let allowed = || SettingKey::Route.setting().kind.allowed();
     let ((scopes, packages), url) = if value.fields.is_empty() {
         let (patterns, url) = value.text.split_once('=').ok_or_else(|| value.flawed("route", "names no URL", allowed()))?;
@@ -134,12 +264,8 @@ fn read_route(value: &RawValue, own_addresses: &OwnAddresses<'_>) -> Result<Rout
         return Err(value.flawed("route", "names no packages", allowed()));
     }
     let mut registry = RegistryConfig::new(url, upstream::SettingOrigin::Setting(value.origin.to_string()));
-    if let Some(time) = value.field("time") {
-        let mode = parse::time_mode(&time.text).ok().filter(|(scope, _)| scope.is_none());
-        registry.time_mode =
-            mode.ok_or_else(|| time.flawed("time", "has an unknown value", "`checked`, `first-seen`, `trust`"))?.1;
-    }
-    Ok(Route { scopes, packages, registry })
+    let ignores_age = read_fields(value, &mut registry, variables)? == AgeRules::Ignored;
+    Ok(Route { scopes, packages, registry, ignores_age })
 }
 
 /// Applies the setting `upstream-time`.

@@ -429,6 +429,7 @@ pub(crate) fn firewall_status(error: &FirewallError) -> (StatusCode, OutcomeLabe
             // An outage has the same status with an open or closed circuit.
             UpstreamError::CircuitOpen { .. }
             | UpstreamError::Unreachable { .. }
+            | UpstreamError::NoCredentials { .. }
             | UpstreamError::Broken { .. }
             | UpstreamError::TooLarge { .. }
             | UpstreamError::Status { .. } => (StatusCode::BAD_GATEWAY, OutcomeLabel::UpstreamError),

@@ -1,5 +1,6 @@
 //! Trusted roots of outgoing connections: the system's and configured files. Certificate checks cannot be switched off.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -17,6 +18,8 @@ use crate::tls::ca::{pem, provider};
 pub struct Config {
     /// PEM files with certificates that are trusted in addition to the system's roots.
     pub extra_roots: Vec<PathBuf>,
+    /// PEM files with certificates that are trusted only for connections that name the file.
+    pub separate_roots: Vec<PathBuf>,
 }
 
 /// Builds a client configuration that trusts the system's roots (or `SSL_CERT_FILE` and `SSL_CERT_DIR`) and the extra ones. Fails
@@ -31,9 +34,19 @@ pub(crate) fn client_config(config: &Config) -> Result<TlsTrust, TlsError> {
         }
     }
     let count = roots.len();
+    let mut with_file = HashMap::new();
+    for path in &config.separate_roots {
+        let mut more = roots.clone();
+        add_file(&mut more, path)?;
+        with_file.insert(path.clone(), Arc::new(for_http(more)?));
+    }
+    Ok(TlsTrust { client: Arc::new(for_http(roots)?), roots: count, trouble, with_file })
+}
+
+fn for_http(roots: RootCertStore) -> Result<rustls::ClientConfig, rustls::Error> {
     let mut client = trusting(roots)?;
     client.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsTrust { client: Arc::new(client), roots: count, trouble })
+    Ok(client)
 }
 
 /// Builds a client configuration that trusts only `authorities`; `None` if none of them can be used as a root.
@@ -165,7 +178,7 @@ mod tests {
         std::fs::write(&one, authority()).unwrap();
         std::fs::write(&two, format!("# two certificates\n{}{}", authority(), authority())).unwrap();
         let without = client_config(&Config::default()).unwrap().roots;
-        let with = client_config(&Config { extra_roots: vec![one.clone(), two, one] }).unwrap();
+        let with = client_config(&Config { extra_roots: vec![one.clone(), two, one], separate_roots: Vec::new() }).unwrap();
         assert_eq!(with.roots, without + 3);
         assert_eq!(with.client.alpn_protocols, [b"http/1.1".to_vec()]);
     }
@@ -174,12 +187,12 @@ mod tests {
     fn missing_or_empty_file_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         let missing = folder.path().join("missing.pem");
-        let error = client_config(&Config { extra_roots: vec![missing.clone()] }).unwrap_err();
+        let error = client_config(&Config { extra_roots: vec![missing.clone()], ..Config::default() }).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot read certificates from `{}`", missing.display()));
         assert!(error.source().is_some());
         let empty = folder.path().join("empty.pem");
         std::fs::write(&empty, "no certificate\n").unwrap();
-        let error = client_config(&Config { extra_roots: vec![empty.clone()] }).unwrap_err();
+        let error = client_config(&Config { extra_roots: vec![empty.clone()], ..Config::default() }).unwrap_err();
         assert_eq!(error.to_string(), format!("cannot find a PEM certificate in `{}`", empty.display()));
     }
 }

@@ -10,6 +10,7 @@ use url::Url;
 
 use crate::net::{Deadlines, HostPattern, ProxySettings, remove_credentials};
 use crate::npm::PackageName;
+use crate::upstream::credential_source::CredentialSource;
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError};
 
 #[derive(Debug, Clone)]
@@ -71,13 +72,17 @@ pub struct RegistryConfig {
     pub url: Url,
     /// Credentials for all URLs below the registry's URL. They take precedence over [`Config::credentials`].
     pub credentials: Option<Credentials>,
+    /// Provides the credentials for all URLs below the registry's URL, instead of all others.
+    pub source: Option<CredentialSource>,
+    /// A PEM file of further CAs to trust for this registry.
+    pub ca: Option<PathBuf>,
     pub origin: SettingOrigin,
     pub time_mode: TimeMode,
 }
 
 impl RegistryConfig {
     pub(crate) fn new(url: Url, origin: SettingOrigin) -> Self {
-        Self { url, credentials: None, origin, time_mode: TimeMode::default() }
+        Self { url, credentials: None, source: None, ca: None, origin, time_mode: TimeMode::default() }
     }
 
     /// Returns the URL without credentials, query and fragment, ending in `/`. Safe to display.
@@ -129,6 +134,9 @@ pub enum UpstreamConfigError {
     /// `found` is the error of loading the system's roots.
     #[error("no trusted certificate authority for `{url}`; add one with `--upstream-ca FILE`{}", roots_hint(found.as_ref()))]
     NoRoots { url: String, found: Option<String> },
+    /// The CAs of one registry were not loaded.
+    #[error("cannot use the CA file of an upstream: `{}`", .0.display())]
+    Ca(PathBuf),
     #[error("invalid user agent: `{0}`")]
     UserAgent(String),
 }
@@ -161,6 +169,8 @@ pub struct Route {
     /// Globs of package names, in which `*` stops at `/`.
     pub packages: Vec<String>,
     pub registry: RegistryConfig,
+    /// Whether rules on ages do not apply to its packages.
+    pub ignores_age: bool,
 }
 
 /// Routes in their order: the first that matches a name applies. Case is ignored, because a registry may ignore it too.
@@ -177,7 +187,7 @@ pub struct Routes {
 impl Route {
     /// Creates the route of one scope.
     pub(crate) fn for_scope(scope: &str, registry: RegistryConfig) -> Self {
-        Self { scopes: vec![scope.to_owned()], packages: Vec::new(), registry }
+        Self { scopes: vec![scope.to_owned()], packages: Vec::new(), registry, ignores_age: false }
     }
 
     /// Formats what it matches, such as `@acme acme-*`.
@@ -256,6 +266,7 @@ mod tests {
             scopes: texts(scopes),
             packages: texts(packages),
             registry: registry(),
+            ignores_age: false,
         };
         Routes::new(list.iter().map(route).collect()).map_err(|error| error.to_string())
     }

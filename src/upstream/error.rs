@@ -39,6 +39,9 @@ pub enum UpstreamError {
     /// `to` is the target host, or the text of `Location` if it is not a URL. `detail` names the setting that allows it.
     #[error("upstream `{host}` redirects to `{to}`, which is not allowed: {detail}")]
     Redirected { host: Arc<str>, to: Arc<str>, detail: Arc<str> },
+    /// The registry's credentials could not be obtained. Nothing was sent: what it shows without them proves nothing.
+    #[error("upstream `{host}` was not asked: {why}")]
+    NoCredentials { host: Arc<str>, why: Arc<str> },
     #[error("tarball host is neither upstream nor allowed by `--tarball-host`: `{to}`")]
     TarballHost { to: Arc<str> },
 }

@@ -3,6 +3,7 @@
 mod authorization;
 mod circuit_breaker;
 pub mod config;
+pub(crate) mod credential_source;
 pub mod credentials;
 mod error;
 mod fetch_target;
@@ -19,6 +20,7 @@ mod testing;
 pub use authorization::{Addressed, Authorization, OwnCredentials};
 pub use circuit_breaker::AllCircuits;
 pub use config::{Config, RegistryConfig, Route, Routes, SettingOrigin, TimeMode, UpstreamConfigError};
+pub use credential_source::{CredentialSource, CredentialSourceKind};
 pub use credentials::{CredentialRules, Credentials, CredentialsError};
 pub use error::UpstreamError;
 pub use npmrc::environment::NpmEnvironment;

@@ -37,7 +37,7 @@ impl Registries {
     /// Creates the registries of `config`. Sends nothing. Fails if there is an `https` registry and `trust` is empty.
     pub(crate) fn open(config: &Config, trust: &TlsTrust) -> Result<Self, UpstreamConfigError> {
         if trust.roots == 0
-            && let Some(secure) = config.registries().find(|registry| registry.url.scheme() == "https")
+            && let Some(secure) = config.registries().find(|registry| registry.url.scheme() == "https" && registry.ca.is_none())
         {
             return Err(UpstreamConfigError::NoRoots { url: secure.address().into(), found: trust.trouble.clone() });
         }
@@ -57,7 +57,10 @@ impl Registries {
             health: Mutex::default(),
         });
         let bound = if addresses.len() == 1 { addresses } else { config.client_credentials.iter().map(address).collect() };
-        let open = |registry: &RegistryConfig| Registry::open(registry, config, &bound, &shared).map(Arc::new);
+        let open = |registry: &RegistryConfig| {
+            let client = client_of(registry, config, trust, &shared)?;
+            Registry::open(registry, config, (&bound, client), &shared).map(Arc::new)
+        };
         let default = open(&config.default)?;
         let routed = config.routes.iter().map(|route| open(&route.registry)).collect::<Result<_, _>>()?;
         Ok(Self { default, routes: config.routes.clone(), routed })
@@ -75,7 +78,7 @@ impl Registries {
             lent.push((registry, lent_by(configured, config)?));
         }
         let keeps_views = |(registry, rules): &(&Arc<Registry>, CredentialRules)| {
-            reaches(rules, &registry.url, &fresh) == registry.has_credentials
+            registry.has_source() || reaches(rules, &registry.url, &fresh) == registry.has_credentials
         };
         if !lent.iter().all(keeps_views) {
             return Ok(Renewed { needs_restart: true, ..Renewed::default() });
@@ -144,6 +147,20 @@ impl Registries {
     fn all(&self) -> impl Iterator<Item = &Arc<Registry>> {
         std::iter::once(&self.default).chain(&self.routed)
     }
+}
+
+/// Returns the HTTP client of a registry: the shared one, or one that trusts the registry's own CAs too.
+fn client_of(
+    registry: &RegistryConfig,
+    config: &Config,
+    trust: &TlsTrust,
+    shared: &RegistryShared,
+) -> Result<HttpClient, UpstreamConfigError> {
+    let Some(ca) = &registry.ca else { return Ok(shared.client.clone()) };
+    let tls = trust.with_file.get(ca).map(Arc::clone).ok_or_else(|| UpstreamConfigError::Ca(ca.clone()))?;
+    let user_agent = HeaderValue::from_str(&config.user_agent);
+    let user_agent = user_agent.map_err(|_| UpstreamConfigError::UserAgent(config.user_agent.escape_debug().to_string()))?;
+    Ok(HttpClient::new(&ClientConfig { deadlines: config.deadlines, proxies: config.proxies.clone(), tls, user_agent }))
 }
 
 #[cfg(test)]

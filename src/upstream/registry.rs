@@ -19,6 +19,7 @@ use crate::npm::name::MAX_NAME_BYTES;
 use crate::upstream::authorization::{Addressed, Authorization, is_address};
 use crate::upstream::circuit_breaker::{Admission, CircuitBreakers, Evidence};
 use crate::upstream::config::{Config, RegistryConfig, TimeMode, UpstreamConfigError};
+use crate::upstream::credential_source::CredentialCell;
 use crate::upstream::credentials::{CredentialRules, Credentials, is_ambiguous, level_of};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::fetch_target::FetchTarget;
@@ -40,6 +41,9 @@ pub struct Registry {
     pub(crate) url: Url,
     /// Credentials to lend, by the URL they were configured for.
     credentials: ArcSwap<CredentialRules>,
+    /// Provides the credentials to lend, instead of those.
+    source: Option<CredentialCell>,
+    client: HttpClient,
     /// Whether some of them may be sent when a package of this registry is fetched.
     pub(crate) has_credentials: bool,
     /// Whether credentials that clients send to Coldframe are for this registry.
@@ -123,11 +127,11 @@ impl RegistryShared {
 }
 
 impl Registry {
-    /// Creates the registry of `config`. `bound` are the registries that receive clients' own credentials.
+    /// Creates the registry of `config`. `bound` are the registries that receive clients' own credentials, `client` connects.
     pub(crate) fn open(
         config: &RegistryConfig,
         all: &Config,
-        bound: &[Url],
+        (bound, client): (&[Url], HttpClient),
         shared: &Arc<RegistryShared>,
     ) -> Result<Self, UpstreamConfigError> {
         let url = config.address();
@@ -135,12 +139,14 @@ impl Registry {
             return Err(UpstreamConfigError::Address { url: url.into(), origin: config.origin.clone() });
         }
         let credentials = lent_by(config, all)?;
-        let has_credentials = reaches(&credentials, &url, &shared.hosts.load());
+        let has_credentials = config.source.is_some() || reaches(&credentials, &url, &shared.hosts.load());
+        let source = config.source.clone().map(CredentialCell::new);
         let credentials = ArcSwap::from_pointee(credentials);
         let takes_clients = bound.contains(&url);
         let id = Arc::<str>::from(url.as_str());
         let (health, shared) = (shared.health_of(&id), Arc::clone(shared));
-        Ok(Self { id, url, credentials, has_credentials, takes_clients, time_mode: config.time_mode, health, shared })
+        let time_mode = config.time_mode;
+        Ok(Self { id, url, credentials, source, client, has_credentials, takes_clients, time_mode, health, shared })
     }
 
     /// Returns the registry's URL without credentials, ending in `/`. It is the key in the ledger and safe to display.
@@ -179,6 +185,11 @@ impl Registry {
         changed
     }
 
+    /// Checks whether a source provides the lent credentials.
+    pub(crate) fn has_source(&self) -> bool {
+        self.source.is_some()
+    }
+
     pub(crate) fn last_heard(&self) -> Option<std::time::Instant> {
         *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -202,7 +213,7 @@ impl Registry {
     ) -> Result<(FetchTarget, ClientResponse), UpstreamError> {
         let package = self.package_of(&target.url);
         for _ in 0..=MAX_REDIRECTS {
-            target.with_credentials |= self.authorize(authorization, &target).is_some();
+            target.with_credentials |= self.authorize(authorization, &target).await?.is_some();
             let response = self.send_with_retry(&target, &headers, authorization, package.as_deref()).await?;
             if !is_redirect(response.status) {
                 if let Some(package) =
@@ -238,7 +249,7 @@ impl Registry {
     ) -> Result<ClientResponse, UpstreamError> {
         let UpstreamRequest { method, target, mut headers, body, package } = request;
         headers.remove(AUTHORIZATION);
-        if let Some(value) = self.authorize(authorization, target) {
+        if let Some(value) = self.authorize(authorization, target).await? {
             headers.insert(AUTHORIZATION, value);
         }
         if !self.is_own_url(target) {
@@ -252,11 +263,13 @@ impl Registry {
         }
         let request = ClientRequest { method, url: target.url.clone(), headers, body, reach: target.reach };
         let heard = || *self.health.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(std::time::Instant::now());
-        let sent = if target.trusted {
-            self.shared.client.send_with(&request, &heard).await
-        } else {
-            self.shared.client.send(&request).await
-        };
+        let sent = if target.trusted { self.client.send_with(&request, &heard).await } else { self.client.send(&request).await };
+        if let (Some(source), Ok(response)) = (&self.source, &sent)
+            && response.status == StatusCode::UNAUTHORIZED
+            && *self.select_authorization(authorization) == Authorization::Lent
+        {
+            source.refused();
+        }
         let known = package.filter(|package| self.health.answered.contains_key(*package)).map(Evidence::Package);
         match &sent {
             Ok(response) if is_overloaded(response.status) => {
@@ -284,7 +297,7 @@ impl Registry {
         let url = own.or_else(|| target.url.join("/").ok()).unwrap_or_else(|| target.url.clone());
         let request =
             ClientRequest { method: Method::GET, url, headers: HeaderMap::new(), body: Bytes::new(), reach: target.reach };
-        let result = tokio::time::timeout(PROBE_TIMEOUT, self.shared.client.send(&request)).await;
+        let result = tokio::time::timeout(PROBE_TIMEOUT, self.client.send(&request)).await;
         let why = match result {
             Ok(Ok(response)) if is_overloaded(response.status) => response.status.to_string(),
             Ok(Err(error)) if error.is_outage() => error.to_string(),
@@ -333,16 +346,31 @@ impl Registry {
         }
     }
 
-    fn authorize(&self, authorization: &Authorization, target: &FetchTarget) -> Option<HeaderValue> {
-        match self.select_authorization(authorization) {
-            Authorization::None => None,
-            Authorization::Lent => self.lent_for(&target.url).map(|Credentials(value)| value),
-            Authorization::Own(own) => {
-                let mut value = HeaderValue::from_str(&own.header).ok().filter(|_| self.is_own_url(target))?;
-                value.set_sensitive(true);
-                Some(value)
+    async fn authorize(&self, authorization: &Authorization, target: &FetchTarget) -> Result<Option<HeaderValue>, UpstreamError> {
+        Ok(match (self.select_authorization(authorization), &self.source) {
+            (Authorization::None, _) => None,
+            (Authorization::Lent, None) => self.lent_for(&target.url).map(|Credentials(value)| value),
+            (Authorization::Lent, Some(source)) => {
+                if !target.trusted || !self.is_below(&target.url) {
+                    return Ok(None);
+                }
+                let failed = |why| UpstreamError::NoCredentials { host: target.host(), why };
+                Some(source.current().await.map_err(failed)?.0)
             }
-        }
+            (Authorization::Own(own), _) => self.own_header(&own.header, target),
+        })
+    }
+
+    /// Returns a client's own credentials if the target belongs to this registry.
+    fn own_header(&self, header: &str, target: &FetchTarget) -> Option<HeaderValue> {
+        let mut value = HeaderValue::from_str(header).ok().filter(|_| self.is_own_url(target))?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+
+    /// Checks whether a URL is below that of this registry, however a server decodes its path.
+    fn is_below(&self, url: &Url) -> bool {
+        url.origin() == self.url.origin() && url.path().starts_with(self.url.path()) && !is_ambiguous(url.path())
     }
 
     /// Returns the credentials lent for `url`. If the registry uses TLS, they are never sent over plain HTTP.
@@ -400,6 +428,9 @@ pub(crate) fn lent_by(config: &RegistryConfig, all: &Config) -> Result<Credentia
         None => Credentials::from_url(&config.url)
             .map_err(|source| UpstreamConfigError::Credentials { origin: config.origin.clone(), source })?,
     };
+    if config.source.is_some() {
+        return Ok(CredentialRules::default());
+    }
     let mut rules = all.credentials.clone();
     if let Some(own) = own {
         rules.insert(&level_of(&config.address()), own);

@@ -1,5 +1,6 @@
 //! Registries for tests that connect to a scripted server on loopback.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ pub(crate) fn trust(files: &[PathBuf]) -> TlsTrust {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let client = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let client = client.with_root_certificates(roots).with_no_client_auth();
-    TlsTrust { client: Arc::new(client), roots: count, trouble: None }
+    TlsTrust { client: Arc::new(client), roots: count, trouble: None, with_file: HashMap::new() }
 }
 
 pub(crate) fn open(config: &Config) -> Arc<Registry> {

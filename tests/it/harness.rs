@@ -28,6 +28,9 @@ pub const NOON: &str = "2026-04-03T12:00:00Z";
 /// Pseudo setting for the machine's home directory. No real setting has this name.
 const HOME: &str = "home of the machine";
 
+/// The configuration file in the home directory.
+const FILE: &str = "coldframe.toml";
+
 /// Limit for waiting on background work.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -47,6 +50,7 @@ pub struct Scene {
 pub struct Opening {
     settings: Vec<(String, String)>,
     npmrc: Option<String>,
+    file: Option<String>,
     mirror: bool,
 }
 
@@ -61,6 +65,12 @@ impl Opening {
     /// host and port.
     pub fn npmrc(mut self, text: &str) -> Self {
         self.npmrc = Some(text.to_owned());
+        self
+    }
+
+    /// Sets the configuration file, whose settings the others override.
+    pub fn file(mut self, text: &str) -> Self {
+        self.file = Some(text.to_owned());
         self
     }
 
@@ -92,9 +102,12 @@ impl IntoFuture for Opening {
             for (_, value) in &mut settings {
                 *value = spell(value);
             }
-            let home = self.npmrc.map(|npmrc| {
+            let npmrc = self.npmrc.or(self.file.as_ref().map(|_| String::new()));
+            let home = npmrc.map(|npmrc| {
                 let home = TempDir::new().expect("temporary directory");
                 std::fs::write(home.path().join(".npmrc"), spell(&npmrc)).expect("write .npmrc");
+                let file = self.file.as_deref().unwrap_or_default();
+                std::fs::write(home.path().join(FILE), spell(file)).expect("write the configuration");
                 settings.push((HOME.to_owned(), home.path().to_str().expect("UTF-8").to_owned()));
                 home
             });
@@ -107,7 +120,7 @@ impl IntoFuture for Opening {
 impl Scene {
     /// Starts to build a scene with default settings: a minimum age of 72 hours.
     pub fn open() -> Opening {
-        Opening { settings: Vec::new(), npmrc: None, mirror: false }
+        Opening { settings: Vec::new(), npmrc: None, file: None, mirror: false }
     }
 
     pub fn publish(&self, package: Package) {
@@ -202,7 +215,8 @@ fn load_config(settings: &[(&str, &str)]) -> Result<Config, Diagnostics> {
         flags.push_flag(SettingKey::named(name).expect("a setting"), (*value).to_owned());
     }
     let surroundings = ProcessEnvironment { variables: Vec::new(), home: Some(home.into()), working_directory: home.into() };
-    Config::load(ConfigSources { file: None, environment: &surroundings, flags })
+    let file = Path::new(home).join(FILE);
+    Config::load(ConfigSources { file: Some(&file), environment: &surroundings, flags })
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -73,6 +73,7 @@ mod readiness;
 mod readme;
 mod refetch;
 mod refusals;
+mod registry_products;
 mod reloads;
 mod requests;
 mod restart;

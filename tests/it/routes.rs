@@ -235,4 +235,21 @@ fn mistakes_in_upstream_tables_are_reported() {
         let error = load(&toml).unwrap_err();
         assert!(error.contains(expected), "{expected}: {error}");
     }
+    let route = |keys: &str| format!("{default}[[upstream]]\nurl = \"https://acme.example/\"\nscopes = [\"@acme\"]\n{keys}\n");
+    let globs = format!("{default}[[upstream]]\nurl = \"https://acme.example/\"\npackages = [\"acme-*\"]\n");
+    for (toml, expected) in [
+        (route("token-file = \"a\"\ntoken-command = [\"b\"]"), "has several sources of its token"),
+        (route("token-life = \"1h\""), "is without `token-command`"),
+        (route("token-command = [\"b\"]\ntoken-life = \"soon\""), "`token-life` "),
+        (route("username = \"ci\""), "is without a token"),
+        (route("token-variable = \"s3cret\""), "the variable of `token-variable` is not set"),
+        (
+            route("time = \"ignore-age\"").replace(default, &globs),
+            "is `ignore-age` after an upstream that may serve the same names",
+        ),
+        (default.replace("\n[[", "[[") + "time = \"ignore-age\"\n", "cannot be `ignore-age` for the default upstream"),
+    ] {
+        let error = load(&toml).unwrap_err();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
 }

@@ -119,7 +119,7 @@ async fn examine(arguments: Arguments) -> anyhow::Result<Exit> {
 fn root_findings(trust: &mut tls::Config) -> Vec<DoctorFinding> {
     let mut found = Vec::new();
     trust.extra_roots.retain(|path| {
-        let alone = tls::Config { extra_roots: vec![path.clone()] };
+        let alone = tls::Config { extra_roots: vec![path.clone()], ..tls::Config::default() };
         let Err(error) = tls::client_config(&alone) else { return true };
         let why = "the server does not start with this file, and clients ignore it";
         let fix = "use a PEM file of certificates, such as from `coldframe ca export --to FILE`";

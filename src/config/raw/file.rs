@@ -30,11 +30,17 @@ pub(crate) const FEED_KEYS: [(&str, &str); 6] = [
 ];
 
 /// The keys of an upstream's table and their allowed values.
-pub(crate) const UPSTREAM_KEYS: [(&str, &str); 4] = [
+pub(crate) const UPSTREAM_KEYS: [(&str, &str); 10] = [
     ("url", "an `http` or `https` URL, such as `https://acme.example/npm/`"),
     ("scopes", "scopes in brackets, such as `[\"@acme\"]`"),
     ("packages", "globs of package names in brackets, such as `[\"acme-*\"]`"),
     ("time", "`checked`, `first-seen`, `trust`, `ignore-age`"),
+    ("username", "the user whose password the token is, for Basic credentials"),
+    ("token-file", "the path of a file with one line"),
+    ("token-variable", "the name of an environment variable"),
+    ("token-command", "a program and its arguments in brackets, such as `[\"/usr/bin/helper\", \"token\"]`"),
+    ("token-life", "a duration, such as `10h`"),
+    ("ca", "the path of a PEM file with further CAs"),
 ];
 
 /// What the tables of a setting contain.
@@ -61,7 +67,7 @@ impl TableShape {
 
 /// Checks whether the value of a key in a table is a list of strings.
 pub(crate) fn is_list(key: &str) -> bool {
-    matches!(key, "scopes" | "packages")
+    matches!(key, "scopes" | "packages" | "token-command")
 }
 
 /// Reads a file. Adds errors to `errors` and returns the valid settings. `origin` is the flag or variable that names the file.

@@ -7,6 +7,8 @@ pub(crate) mod error;
 pub(crate) mod outbound_proxy;
 pub(crate) mod proxy_settings;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +47,8 @@ pub struct TlsTrust {
     pub roots: usize,
     /// An error from loading the system's roots, if any.
     pub trouble: Option<String>,
+    /// TLS configs that trust the roots of one more file, by its path.
+    pub with_file: HashMap<PathBuf, Arc<rustls::ClientConfig>>,
 }
 
 /// An HTTP client. Clones share its pools.
