@@ -244,7 +244,7 @@ impl Routes {
 }
 
 /// Checks for a scope with its `@`, in characters that npm allows.
-fn is_scope(text: &str) -> bool {
+pub(crate) fn is_scope(text: &str) -> bool {
     PackageName::parse(&format!("{text}/x")).is_ok_and(|name| name.scope() == Some(text))
 }
 

@@ -16,7 +16,7 @@ use crate::files;
 use crate::net::{ProxySettingError, ProxySettings, remove_credentials};
 use crate::npm::{Algorithm, Digest};
 use crate::upstream::config::Route;
-use crate::upstream::config::{RegistryConfig, SettingOrigin, add_final_slash, address};
+use crate::upstream::config::{RegistryConfig, SettingOrigin, add_final_slash, address, is_scope};
 use crate::upstream::credentials::{CredentialRules, Credentials, CredentialsError, level_of};
 use crate::upstream::npmrc::environment::NpmEnvironment;
 
@@ -134,6 +134,10 @@ fn merge_layers(
             }
             let found = (url, layer.origin.clone());
             match key.strip_suffix(":registry") {
+                // No package has it, so no name is asked elsewhere.
+                Some(scope) if !is_scope(scope) => {
+                    warnings.push(format!("{} sets `{}`, which is no scope; entry skipped", layer.origin, key.escape_debug()));
+                }
                 Some(scope) => _ = scoped.entry(scope.to_owned()).or_insert(found),
                 None => _ = default.get_or_insert(found),
             }
