@@ -314,6 +314,7 @@ async fn hostile_configuration_files_are_quoted_harmlessly() {
             .env("COLDFRAME_LOG_LEVEL", "\u{202e}\u{9b}"),
     );
     printed(&mut fixture.command(&["config", "check", "missing\n::error::PWNED\u{1b}[2J"]));
+    printed(&mut fixture.command(&["config", "init", "missing/\n::error::PWNED\u{1b}[2J"]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,6 +370,9 @@ async fn decisions_feeds_users_and_the_ledger_are_printed_harmlessly() {
         &["decisions", "list", "--all"][..],
         &["exposure", "axios"],
         &["exposure", "--contacts"],
+        &["ledger", "query", "--client", HOSTILE],
+        &["ledger", "query"],
+        &["clients"],
         &["freeze", HOSTILE_LINE, "--reason", "x", "--for", "1h"],
     ] {
         printed(&mut fixture.with_data(args));
@@ -391,6 +395,11 @@ async fn decisions_feeds_users_and_the_ledger_are_printed_harmlessly() {
         &["token", "create", "--label", HOSTILE_LINE],
         &["token", "create", "--label", "a", "--scope", HOSTILE_LINE],
         &["token", "revoke", HOSTILE_LINE],
+        &["ledger", "export"],
+        &["ledger", "export", "--format", "csv"],
+        &["ledger", "query", "--package", HOSTILE],
+        &["ledger", "query", "--since", HOSTILE_LINE],
+        &["clients", "--since", HOSTILE],
     ] {
         printed(&mut fixture.with_data(args));
     }
