@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use coldframe::policy::Role;
+use coldframe::policy::{Principal, Role};
 
 use crate::client::{Ask, raw};
 use crate::fake_response::Reply;
 use crate::harness::{Opening, Scene};
 use crate::package::{Package, hours};
 use crate::raw_http::Response;
-use crate::tokens::{create, revoke};
+use crate::tokens::{create, create_for, revoke};
 
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 const PAGE: &str = "/-/coldframe/explain/left-pad@1.1.0";
@@ -445,4 +445,41 @@ async fn text_of_strangers_is_inert_in_every_page() {
             assert!(!page.contains(part), "{path} has {part:?}:\n{page}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_is_asked_for_and_approved_in_the_browser_by_another_person() {
+    let scene = required().await;
+    publish_held(&scene);
+    let ada = create_for(&scene, ("ada", Principal::Person("ada".into())), Role::Requester, &[], None).await;
+    let grace = create_for(&scene, ("grace", Principal::Person("grace".into())), Role::Approver, &[], None).await;
+    let (mut asker, mut approver) = (Browser::default(), Browser::default());
+    asker.sign_in(&scene, &ada, "").await.is(303);
+    approver.sign_in(&scene, &grace, "").await.is(303);
+    let form = hidden(&asker.get(&scene, PAGE).await.is(200), "form");
+    let fields =
+        [("form", form.as_str()), ("spec", "left-pad@1.1.0"), ("reason", "<script>the fix"), ("project", ""), ("for", "30d")];
+    // Another person's form, no form, and a form of another site.
+    approver.post(&scene, "/-/coldframe/requests", &fields).await.is(403);
+    asker.post(&scene, "/-/coldframe/requests", &fields[1..]).await.is(403);
+    asker.post(&scene, "/-/coldframe/requests", &fields).header("origin", "https://evil.example").await.is(403);
+    let asked = asker.post(&scene, "/-/coldframe/requests", &fields).await.is(303);
+    assert_eq!(asked.header("location"), "./requests/1");
+    let page = "/-/coldframe/requests/1";
+    let own = asker.get(&scene, page).await.is(200);
+    assert!(own.text().contains("requests/1/withdraw") && !own.text().contains("requests/1/approve"), "{}", own.text());
+    let list = approver.get(&scene, "/-/coldframe/requests").await.is(200).text();
+    assert!(list.contains("&#60;script&#62;the fix") && list.contains("href=\"./requests/1\""), "{list}");
+    let shown = approver.get(&scene, page).await.is(200);
+    let (form, digests) = (hidden(&shown, "form"), hidden(&shown, "digests"));
+    let fields = [("form", form.as_str()), ("digests", digests.as_str()), ("reason", "looks fine")];
+    // Who asks cannot approve, and other bytes than those shown are not approved.
+    let own_form = hidden(&own, "form");
+    asker.post(&scene, &format!("{page}/approve"), &[("form", &own_form), fields[1], fields[2]]).await.is(403);
+    approver.post(&scene, &format!("{page}/approve"), &[fields[0], ("digests", "sha512-AAAA"), fields[2]]).await.is(409);
+    approver.get(&scene, &format!("{page}/approve")).await.is(405);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").token(&ada).await.is(403);
+    approver.post(&scene, &format!("{page}/approve"), &fields).await.is(303);
+    scene.get("/left-pad/-/left-pad-1.1.0.tgz").token(&ada).await.is(200);
+    assert!(approver.get(&scene, page).await.is(200).text().contains("approved"));
 }

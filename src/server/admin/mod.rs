@@ -75,6 +75,10 @@ impl Admin {
         Self { metrics, checks, inspector, requests: None, draining: AtomicBool::new(false), time_limit: CHECK_TIMEOUT }
     }
 
+    pub(crate) fn requests(&self) -> Option<&ApprovalRequests> {
+        self.requests.as_ref()
+    }
+
     /// Adds the pages of requests for approvals.
     pub(crate) fn with_requests(self, requests: ApprovalRequests) -> Self {
         Self { requests: Some(requests), ..self }

@@ -151,6 +151,12 @@ impl SentForm {
         Self(body)
     }
 
+    /// Returns all values of a field.
+    pub(super) fn fields(&self, name: &str) -> Vec<String> {
+        let pairs = url::form_urlencoded::parse(&self.0);
+        pairs.filter(|(known, _)| known == name).map(|(_, value)| value.into_owned()).collect()
+    }
+
     /// Returns the first value of a field; empty if it is missing.
     pub(super) fn field(&self, name: &str) -> String {
         let mut pairs = url::form_urlencoded::parse(&self.0);

@@ -51,6 +51,9 @@ struct VersionPage {
     steps: Vec<ShownStep>,
     installs: Option<Vec<ShownInstall>>,
     most_installs: usize,
+    /// The token of the form that asks for the version; `None` if the viewer cannot.
+    ask: Option<String>,
+    spec: String,
 }
 
 impl Pages {
@@ -67,7 +70,10 @@ impl Pages {
         match self.firewall.explain(&request.viewer.client, &spec.name, spec.wanted.as_deref(), at).await {
             Ok(explanation) => {
                 let installs = self.installs(&request, &spec.name, Some(explanation.version.clone())).await;
-                render(StatusCode::OK, &VersionPage::new(request.frame, &explanation, installs))
+                let may_ask = request.viewer.role >= Role::Requester && explanation.outcome() != "allow" && at.is_none();
+                let session = request.viewer.session.as_ref().filter(|_| may_ask);
+                let ask = session.map(|session| self.sessions.form_token(session));
+                render(StatusCode::OK, &VersionPage { ask, ..VersionPage::new(request.frame, &explanation, installs) })
             }
             Err(error) => request.frame.message(status(&error), TITLE, &error.to_string()),
         }
@@ -130,6 +136,8 @@ impl VersionPage {
             steps: steps.collect(),
             installs,
             most_installs: MAX_INSTALLS,
+            ask: None,
+            spec: format!("{}@{}", explanation.name, explanation.version),
         }
     }
 }

@@ -8,6 +8,7 @@ use percent_encoding::utf8_percent_encode;
 
 use crate::npm::PackageName;
 use crate::npm::endpoint::ESCAPED;
+use crate::policy::Role;
 use crate::server::admin::access::SEC_FETCH_SITE;
 use crate::server::error::RequestError;
 use crate::server::pages::access::Viewer;
@@ -107,6 +108,9 @@ impl Frame {
             let (text, about) = page.labels();
             ShownLink { path: page.path(), text, about, is_current: page.path() == self.path }
         });
+        let (text, about) = ("Requests", "requests for approvals, and decisions on them");
+        let requests = ShownLink { path: "requests", text, about, is_current: self.path == "requests" };
+        let links = (viewer.role >= Role::Requester).then_some(requests).into_iter().chain(links);
         let shown = ShownViewer { subject: viewer.subject.clone(), role: viewer.role.as_str(), form_token };
         Self { links: links.collect(), viewer: Some(shown), ..self }
     }

@@ -19,6 +19,7 @@ mod provider;
 mod refusals;
 mod render;
 mod request;
+mod requests;
 mod router;
 mod sign_in;
 mod state;

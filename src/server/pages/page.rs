@@ -5,6 +5,7 @@ use http::header::{ACCEPT, USER_AGENT};
 use crate::net::headers::{best_media_type, list};
 use crate::server::admin::access::UncheckedRequest;
 use crate::server::admin::packages::prints_responses;
+use crate::server::admin::requests::RequestAction;
 
 /// A page, by its path below `/-/coldframe/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,11 @@ pub(crate) enum Page {
     /// All versions of a package.
     Package(String),
     Overview(OverviewPage),
+    /// The list of requests; a form there asks for a version.
+    Requests,
+    Request(i64),
+    /// A form that decides on a request.
+    RequestAction(i64, RequestAction),
 }
 
 /// A page about all packages.
@@ -80,10 +86,15 @@ impl Page {
             "sign-in" => Self::SignIn,
             "sign-out" => Self::SignOut,
             "find" => Self::Find,
+            "requests" => Self::Requests,
             _ if !path.contains('/') => Self::Overview(OverviewPage::ALL.into_iter().find(|page| page.path() == path)?),
             _ => match path.split_once('/')? {
                 ("sign-in", "start") => Self::ProviderStart,
                 ("sign-in", "reply") => Self::ProviderReply,
+                ("requests", rest) => match rest.split_once('/') {
+                    None => Self::Request(rest.parse().ok()?),
+                    Some((id, action)) => Self::RequestAction(id.parse().ok()?, RequestAction::parse(action)?),
+                },
                 ("explain", spec) if !spec.is_empty() => Self::Explain(spec.to_owned()),
                 ("packages", name) if !name.is_empty() => Self::Package(name.to_owned()),
                 _ => return None,

@@ -30,11 +30,14 @@ impl Pages {
         match page {
             Page::Stylesheet => stylesheet(include_str!("../../../templates/style.css")),
             Page::SignIn if is_post => self.sign_in(gate, unchecked, share).await,
+            page @ (Page::Requests | Page::RequestAction(..)) if is_post => {
+                self.change_request(page, gate, unchecked, share).await
+            }
             Page::SignOut if is_post => self.sign_out(gate, unchecked, share).await,
             Page::ProviderStart if is_read => self.start_at_provider(gate, &unchecked, frame).await,
             Page::ProviderReply if is_read => self.provider_reply(gate, &unchecked, frame).await,
             Page::SignIn if is_read => self.sign_in_page(gate, &unchecked, &frame),
-            _ if !is_read || page == Page::SignOut => {
+            _ if !is_read || matches!(page, Page::SignOut | Page::RequestAction(..)) => {
                 frame.message(StatusCode::METHOD_NOT_ALLOWED, "Nothing here", "This address cannot be opened in this way.")
             }
             page => self.readable(page, gate, &unchecked, frame).await,
@@ -68,6 +71,8 @@ impl Pages {
             Page::Find => find(request),
             Page::Explain(spec) => self.explained(request, &spec).await,
             Page::Package(name) => self.package(request, &name).await,
+            Page::Requests => self.request_list(request).await,
+            Page::Request(id) => self.request_page(request, id).await,
             Page::Overview(page) => self.page_about_all(page, request).await,
             _ => frame::home(request.frame),
         }

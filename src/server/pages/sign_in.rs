@@ -187,7 +187,7 @@ impl SignInForm {
 }
 
 /// Reads a form that one of our pages sent.
-async fn read_form<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
+pub(super) async fn read_form<B: http_body::Body<Data = Bytes, Error: Display> + Send>(
     gate: &PageGate<'_>,
     unchecked: UncheckedRequest<B>,
     transport: Transport,
@@ -209,7 +209,15 @@ pub(super) fn is_own_path(next: &str) -> bool {
         && next.bytes().all(is_plain)
         && !has_dots
         && Page::parse(&decoded).is_some_and(|page| {
-            !matches!(page, Page::Stylesheet | Page::SignIn | Page::SignOut | Page::ProviderStart | Page::ProviderReply)
+            !matches!(
+                page,
+                Page::Stylesheet
+                    | Page::SignIn
+                    | Page::SignOut
+                    | Page::ProviderStart
+                    | Page::ProviderReply
+                    | Page::RequestAction(..)
+            )
         })
 }
 
