@@ -201,7 +201,9 @@ async fn what_needs_two_people_waits_for_the_second_one() {
 async fn of_two_approvals_at_once_one_wins() {
     let (scene, people) = scene().await;
     let id = asked(&scene, &people.ada).await;
-    let (first, second) = (approve(&scene, &people.grace, id).await.start(), approve(&scene, &people.alan, id).await.start());
+    // Both see the open request before one decides.
+    let (first, second) = (approve(&scene, &people.grace, id).await, approve(&scene, &people.alan, id).await);
+    let (first, second) = (first.start(), second.start());
     let mut statuses = [first.await.unwrap().status, second.await.unwrap().status];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 409]);

@@ -289,7 +289,7 @@ const REQUESTS: &str = "
     CREATE UNIQUE INDEX open_requests ON requests (package, version) WHERE ended IS NULL;
     CREATE INDEX open_requests_by_check ON requests (check_at) WHERE ended IS NULL;
     CREATE INDEX requests_by_version ON requests (package, version, ended);
-    CREATE INDEX requests_by_end ON requests (ended);
+    CREATE INDEX requests_by_end ON requests (ended) WHERE ended IS NOT NULL;
 
     CREATE TABLE request_askers (
         id INTEGER PRIMARY KEY,
