@@ -28,7 +28,7 @@ impl Pages {
         let is_post = unchecked.head.method == Method::POST;
         let frame = Frame::new(&unchecked.head, &unchecked.page);
         match page {
-            Page::Stylesheet => stylesheet(include_str!("../../../templates/style.css")),
+            Page::Stylesheet => stylesheet(include_str!("templates/style.css")),
             Page::SignIn if is_post => self.sign_in(gate, unchecked, share).await,
             page @ (Page::Requests | Page::RequestAction(..)) if is_post => {
                 self.change_request(page, gate, unchecked, share).await
