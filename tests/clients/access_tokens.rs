@@ -22,6 +22,7 @@ async fn scene() -> (Scene, String) {
     scene.publish(Package::new("@acme/core", "3.0.0").aged(days(100)));
     scene.registry.absent("pnpm");
     let by = Signature { who: "ada".to_owned(), at: scene.clock.now() };
+    let owner = Principal::Machine("ada".into());
     let request =
         TokenRequest { label: "ci-web".to_owned(), role: Role::Client, scope: PackageScope::default(), expires: None, owner };
     let data = scene.data().to_owned();

@@ -31,6 +31,7 @@ use crate::server::auth::key_sets::KeySets;
 use crate::server::auth::sessions::PendingSignIn;
 use crate::server::error::{JwtError, RequestError};
 use crate::store::{NewToken, TokenLedger};
+use crate::text::json_error;
 use crate::units::timestamp;
 
 /// How long the provider's configuration is used, and the least time between two attempts to read it.
@@ -256,7 +257,7 @@ impl OidcSignIn {
         if status != StatusCode::OK {
             return Err(format!("unexpected status {}", status.as_u16()));
         }
-        let read: ProviderConfiguration = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let read: ProviderConfiguration = serde_json::from_slice(&body).map_err(|error| json_error(&error))?;
         if read.issuer != self.provider.issuer {
             return Err("the configuration is of another issuer".to_owned());
         }
