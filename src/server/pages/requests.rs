@@ -204,15 +204,18 @@ impl RequestPage {
         }
         let opens = current.as_ref().and_then(|current| current.opens);
         rows.extend(opens.map(|opens| ("opens", timestamp::format_utc_ceil(opens))));
-        let forms = match (&current, &form_token) {
-            (Some(_), Some(_)) if viewer.role >= Role::Approver => {
-                vec![("approve", "Approve"), ("decline", "Decline"), ("withdraw", "Withdraw")]
-            }
-            (Some(_), Some(_)) => vec![("withdraw", "Withdraw")],
-            _ => Vec::new(),
-        };
+        let person = viewer.client.identity.as_ref().map(|identity| identity.principal.name());
+        let is_asker = request.askers.iter().any(|asker| Some(&*asker.by.person) == person);
+        let forms = [
+            (viewer.role >= Role::Approver, "approve", "Approve"),
+            (viewer.role >= Role::Approver, "decline", "Decline"),
+            (is_asker, "withdraw", "Withdraw"),
+        ];
+        let is_open = current.is_some() && form_token.is_some();
+        let forms = forms.into_iter().filter(|(is_possible, ..)| is_open && *is_possible);
         let step = |step: &crate::firewall::requests::view::StepView| {
-            format!("{}: {} by {} {}", timestamp::format_utc(step.by.at), step.step, step.by.person, step.detail)
+            let detail = if step.detail.is_empty() { String::new() } else { format!(": {}", step.detail) };
+            format!("{}, {} by {}{detail}", timestamp::format_utc(step.by.at), step.step, step.by.person)
         };
         let comparison = changes.map(|comparison| (comparison.with, comparison.changes)).unwrap_or_default();
         Self {
@@ -221,7 +224,7 @@ impl RequestPage {
             version_path: format!("explain/{}@{}", request.package, escaped(&request.version)),
             rows,
             changes: comparison.1.iter().map(|change| format!("since {}: {}", comparison.0, change_text(change))).collect(),
-            forms: forms.into_iter().map(|(action, title)| RequestForm { action, title }).collect(),
+            forms: forms.map(|(_, action, title)| RequestForm { action, title }).collect(),
             form_token: form_token.unwrap_or_default(),
             digests: current.as_ref().map(|current| current.digests.clone()).unwrap_or_default(),
             records: current.map(|current| current.records).unwrap_or_default(),
