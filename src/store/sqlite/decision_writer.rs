@@ -18,23 +18,23 @@ impl DecisionWriter {
     }
 
     pub fn find(&self, id: i64) -> Result<Option<Decision>, StoreError> {
-        let found = decisions::select(&self.0.connection, Some(id)).map_err(StoreError::ledger("read"))?;
+        let found = self.0.query(|connection| decisions::select(connection, Some(id)))?;
         Ok(found.into_iter().next())
     }
 
     /// Records a proposal. Returns its id and the revision to wait for.
     pub fn decide(&mut self, proposal: &DecisionProposal) -> Result<(i64, u64), StoreError> {
-        decisions::decide(&mut self.0.connection, proposal).map_err(StoreError::ledger("write"))
+        self.0.write(|connection| decisions::decide(connection, proposal))
     }
 
     /// Confirms a decision as the second operator. `None` if it is missing, needs no confirmation, or `by` is its author.
     pub fn confirm(&mut self, id: i64, by: &Signature) -> Result<Option<u64>, StoreError> {
-        decisions::confirm(&mut self.0.connection, id, by).map_err(StoreError::ledger("write"))
+        self.0.write(|connection| decisions::confirm(connection, id, by))
     }
 
     /// Revokes a decision. Returns `None` if it does not exist or is revoked already.
     pub fn revoke(&mut self, id: i64, by: &Signature, why: &str) -> Result<Option<u64>, StoreError> {
-        decisions::revoke(&mut self.0.connection, id, by, why).map_err(StoreError::ledger("write"))
+        self.0.write(|connection| decisions::revoke(connection, id, by, why))
     }
 
     /// Waits at most `at_most` until the running server applies all decisions up to `revision`. Blocks.

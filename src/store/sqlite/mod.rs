@@ -10,6 +10,7 @@ pub(crate) mod packages;
 pub(crate) mod pending;
 pub(crate) mod read_pool;
 pub(crate) mod reports;
+pub(crate) mod request_connection;
 pub(crate) mod request_writer;
 pub(crate) mod requests;
 pub(crate) mod rows;
@@ -27,8 +28,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 use crate::npm::{Algorithm, Digest, Integrity, PackageName};
-use crate::policy::decisions::{Decision, DecisionProposal, Signature};
-use crate::policy::requests::{Actor, ApprovalRequest, NewRequest};
+use crate::policy::decisions::{Decision, Signature};
 use crate::store::access_token::{NewToken, TokenCreation, TokenLedger, TokenRecord, TokenSelector};
 use crate::store::data_dir::{DataDir, DataDirLock};
 use crate::store::error::StoreError;
@@ -38,10 +38,10 @@ use crate::store::ledger::{
 };
 use crate::store::ledger_rows::{ClientRow, DownloadRow, RowFilter, RowOrder};
 use crate::store::report::{RefusalReport, ReportLedger, SeenClient, YoungRelease, YoungReleases};
-use crate::store::request_ledger::{ApprovedRequest, AskOutcome, RequestEnd, RequestFilter, RequestLedger};
 use crate::store::sqlite::events::{DownloadSummary, RecordedEvent};
 use crate::store::sqlite::pending::PendingChanges;
 use crate::store::sqlite::read_pool::ReadPool;
+use crate::store::sqlite::request_connection::RequestConnection;
 use crate::store::sqlite::write_behind::WriteBehindLog;
 
 /// How long a connection waits for another process's lock, such as a backup or `exposure` after a server was killed.
@@ -436,57 +436,13 @@ impl TokenLedger for SqliteLedger {
     }
 }
 
-impl RequestLedger for SqliteLedger {
-    fn request(&self, id: i64) -> Result<Option<ApprovalRequest>, StoreError> {
-        self.query(|connection| requests::find(connection, id))
+impl RequestConnection for SqliteLedger {
+    fn query<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        Self::query(self, query)
     }
 
-    fn requests(&self, filter: &RequestFilter) -> Result<Vec<ApprovalRequest>, StoreError> {
-        self.query(|connection| requests::list(connection, filter))
-    }
-
-    fn open_requests(&self) -> Result<u64, StoreError> {
-        self.query(requests::count_open)
-    }
-
-    fn due_requests(&self, now: Timestamp, limit: usize) -> Result<Vec<ApprovalRequest>, StoreError> {
-        self.query(|connection| requests::due(connection, now, limit))
-    }
-
-    fn check_request_at(&self, id: i64, at: Timestamp) -> Result<(), StoreError> {
-        self.write(|connection| requests::check_at(connection, id, at))
-    }
-
-    fn ask(&self, new: &NewRequest) -> Result<AskOutcome, StoreError> {
-        self.write(|connection| requests::ask(connection, new))
-    }
-
-    fn end_request(&self, id: i64, end: &RequestEnd) -> Result<bool, StoreError> {
-        self.write(|connection| requests::end(connection, id, end))
-    }
-
-    fn withdraw_request(&self, id: i64, by: &Actor) -> Result<bool, StoreError> {
-        self.write(|connection| requests::withdraw(connection, id, by))
-    }
-
-    fn approve_request(&self, id: i64, by: &Actor, proposal: &DecisionProposal) -> Result<Option<ApprovedRequest>, StoreError> {
-        self.write(|connection| requests::approve(connection, id, by, proposal))
-    }
-
-    fn confirm_request(&self, id: i64, by: &Actor, why: &str) -> Result<Option<ApprovedRequest>, StoreError> {
-        self.write(|connection| requests::confirm(connection, id, by, why))
-    }
-
-    fn applied_decisions(&self) -> Result<u64, StoreError> {
-        self.query(|connection| decisions::revision(connection).map(|(_, applied)| applied))
-    }
-
-    fn prune_requests(&self, before: Timestamp) -> Result<u64, StoreError> {
-        let mut deleted = 0;
-        while let pruned @ 1.. = self.write(|connection| requests::prune_some(connection, before))? {
-            deleted += pruned;
-        }
-        Ok(deleted)
+    fn write<T>(&self, change: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        Self::write(self, change)
     }
 }
 

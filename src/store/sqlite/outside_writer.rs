@@ -15,7 +15,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A connection to the ledger of a data directory that a server may own.
 pub(crate) struct OutsideWriter {
     root: PathBuf,
-    pub(crate) connection: Connection,
+    connection: Connection,
     /// The ownership of the data directory, if no server has it.
     owned: Option<DataDir>,
 }
@@ -49,6 +49,14 @@ impl OutsideWriter {
         Ok(Self { root: root.to_owned(), connection, owned })
     }
 
+    pub(crate) fn query<T>(&self, query: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        query(&self.connection).map_err(StoreError::ledger("read"))
+    }
+
+    pub(crate) fn write<T>(&mut self, change: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        change(&mut self.connection).map_err(StoreError::ledger("write"))
+    }
+
     /// Waits at most `at_most` until `applied` returns at least `revision`. Blocks.
     pub(crate) fn wait_applied(
         &self,
@@ -61,7 +69,7 @@ impl OutsideWriter {
         }
         let deadline = Instant::now() + at_most;
         loop {
-            if applied(&self.connection).map_err(StoreError::ledger("read"))? >= revision {
+            if self.query(&applied)? >= revision {
                 return Ok(ApplyStatus::Applied);
             }
             if Instant::now() >= deadline {

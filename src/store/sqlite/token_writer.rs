@@ -22,16 +22,16 @@ impl TokenWriter {
 
     /// Returns all tokens, oldest first.
     pub(crate) fn tokens(&self) -> Result<Vec<TokenRecord>, StoreError> {
-        tokens::read(&self.0.connection, Timestamp::MIN).map(|(_, tokens)| tokens).map_err(StoreError::ledger("read"))
+        self.0.query(|connection| tokens::read(connection, Timestamp::MIN).map(|(_, tokens)| tokens))
     }
 
     pub(crate) fn create(&mut self, token: &NewToken) -> Result<TokenCreation, StoreError> {
-        tokens::create(&mut self.0.connection, token).map_err(StoreError::ledger("write"))
+        self.0.write(|connection| tokens::create(connection, token))
     }
 
     /// Revokes tokens. Returns the revision to wait for, or `None` if there is none that is not revoked.
     pub(crate) fn revoke(&mut self, which: &TokenSelector, by: &Signature) -> Result<Option<u64>, StoreError> {
-        tokens::revoke(&mut self.0.connection, which, by).map_err(StoreError::ledger("write"))
+        self.0.write(|connection| tokens::revoke(connection, which, by))
     }
 
     /// Waits at most `at_most` until the running server applies all tokens up to `revision`. Blocks.
