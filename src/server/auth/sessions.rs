@@ -107,6 +107,20 @@ impl BrowserSessions {
         Ok(transport.cookie(SESSION_COOKIE, &value, SESSION_LIFE))
     }
 
+    /// Begins a session and ends the earlier one of the browser, so that its cookie is of no use to another user of it. Returns the
+    /// `Set-Cookie` header.
+    pub(crate) fn replace(
+        &self,
+        headers: &HeaderMap,
+        subject: SessionSubject,
+        transport: Transport,
+    ) -> Result<String, Unspecified> {
+        if let Some(previous) = self.find(headers, transport) {
+            self.end(&previous, transport)?;
+        }
+        self.begin(subject, transport)
+    }
+
     /// Returns the session of a request, unless it has expired or was signed out.
     pub(crate) fn find(&self, headers: &HeaderMap, transport: Transport) -> Option<BrowserSession> {
         let session: BrowserSession = self.open(Purpose::Session, cookie(headers, transport, SESSION_COOKIE)?)?;

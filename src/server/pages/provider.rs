@@ -7,10 +7,11 @@ use url::form_urlencoded;
 
 use crate::server::admin::access::{UncheckedRequest, refuse_other_sites};
 use crate::server::auth::oidc::{OidcSignIn, ProviderReply};
-use crate::server::auth::sessions::{BrowserSessions, SessionSubject, Transport};
+use crate::server::auth::sessions::{BrowserSessions, PendingSignIn, SessionSubject, Transport};
 use crate::server::error::RequestError;
 use crate::server::pages::access::PageGate;
 use crate::server::pages::frame::Frame;
+use crate::server::pages::page::Page;
 use crate::server::pages::sign_in::{PLAIN_HTTP, is_own_path, no_randomness};
 use crate::server::pages::state::Pages;
 use crate::server::response::{see_other, with_cookie};
@@ -24,17 +25,34 @@ const MAX_REASON_BYTES: usize = 200;
 const NOT_BEGUN: &str = "This sign-in was not begun in this browser, or it took more than ten minutes. Try again.";
 
 impl Pages {
-    /// Redirects to the provider.
-    pub(super) async fn start_at_provider<B>(
+    /// Begins a sign-in at the provider, or ends one with its reply.
+    pub(super) async fn at_provider<B>(
         &self,
+        page: Page,
         gate: &PageGate<'_>,
         unchecked: &UncheckedRequest<B>,
         frame: Frame,
     ) -> Response<Bytes> {
-        let (oidc, transport) = match self.provider(gate, unchecked) {
-            Ok(found) => found,
-            Err((status, text)) => return frame.message(status, TITLE, text),
+        let Some(oidc) = &self.oidc else {
+            return frame.message(StatusCode::NOT_FOUND, TITLE, "No sign-in provider is configured.");
         };
+        let Some(transport) = gate.transport(&unchecked.peer, &unchecked.head) else {
+            return frame.message(StatusCode::FORBIDDEN, TITLE, PLAIN_HTTP);
+        };
+        match page {
+            Page::ProviderReply => self.provider_reply((oidc, transport), gate, unchecked, frame).await,
+            _ => self.start_at_provider((oidc, transport), gate, unchecked, frame).await,
+        }
+    }
+
+    /// Redirects to the provider.
+    async fn start_at_provider<B>(
+        &self,
+        (oidc, transport): (&OidcSignIn, Transport),
+        gate: &PageGate<'_>,
+        unchecked: &UncheckedRequest<B>,
+        frame: Frame,
+    ) -> Response<Bytes> {
         if let Err(error) = refuse_other_sites(&unchecked.head) {
             return frame.refusal(&error);
         }
@@ -51,16 +69,13 @@ impl Pages {
     }
 
     /// Begins a session for the person that the provider sends back.
-    pub(super) async fn provider_reply<B>(
+    async fn provider_reply<B>(
         &self,
+        (oidc, transport): (&OidcSignIn, Transport),
         gate: &PageGate<'_>,
         unchecked: &UncheckedRequest<B>,
         frame: Frame,
     ) -> Response<Bytes> {
-        let (oidc, transport) = match self.provider(gate, unchecked) {
-            Ok(found) => found,
-            Err((status, text)) => return frame.message(status, TITLE, text),
-        };
         let headers = &unchecked.head.headers;
         let Some(pending) = self.sessions.find_at_provider(headers, transport, &parameter(&unchecked.head, "state")) else {
             return frame.message(StatusCode::FORBIDDEN, TITLE, NOT_BEGUN);
@@ -69,9 +84,7 @@ impl Pages {
         let ended = BrowserSessions::end_at_provider(transport);
         match self.signed_in(oidc, gate, unchecked, pending).await {
             Ok(id) => {
-                let previous = self.sessions.find(headers, transport);
-                let previous = previous.map_or(Ok(String::new()), |session| self.sessions.end(&session, transport));
-                let Ok(cookie) = previous.and_then(|_| self.sessions.begin(SessionSubject::Token(id), transport)) else {
+                let Ok(cookie) = self.sessions.replace(headers, SessionSubject::Token(id), transport) else {
                     return no_randomness(frame);
                 };
                 let root = frame.root.clone();
@@ -90,7 +103,7 @@ impl Pages {
         oidc: &OidcSignIn,
         gate: &PageGate<'_>,
         unchecked: &UncheckedRequest<B>,
-        pending: crate::server::auth::sessions::PendingSignIn,
+        pending: PendingSignIn,
     ) -> Result<i64, SignInError> {
         let problem = parameter(&unchecked.head, "error");
         if !problem.is_empty() {
@@ -100,16 +113,6 @@ impl Pages {
         let redirect = reply_address(gate, unchecked)?;
         let reply = ProviderReply { code: parameter(&unchecked.head, "code"), redirect, pending };
         Ok(oidc.finish(client.address, &reply).await?)
-    }
-
-    fn provider<B>(
-        &self,
-        gate: &PageGate<'_>,
-        unchecked: &UncheckedRequest<B>,
-    ) -> Result<(&OidcSignIn, Transport), (StatusCode, &'static str)> {
-        let oidc = self.oidc.as_ref().ok_or((StatusCode::NOT_FOUND, "No sign-in provider is configured."))?;
-        let transport = gate.transport(&unchecked.peer, &unchecked.head).ok_or((StatusCode::FORBIDDEN, PLAIN_HTTP))?;
-        Ok((oidc, transport))
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 
 use crate::firewall::requests::ApprovalRequests;
-use crate::firewall::requests::view::{RequestDetails, RequestView};
+use crate::firewall::requests::view::{RequestDetails, RequestView, StepView};
 use crate::net::Reservation;
 use crate::policy::Role;
 use crate::policy::requests::Actor;
@@ -213,7 +213,7 @@ impl RequestPage {
         ];
         let is_open = current.is_some() && form_token.is_some();
         let forms = forms.into_iter().filter(|(is_possible, ..)| is_open && *is_possible);
-        let step = |step: &crate::firewall::requests::view::StepView| {
+        let step = |step: &StepView| {
             let detail = if step.detail.is_empty() { String::new() } else { format!(": {}", step.detail) };
             format!("{}, {} by {}{detail}", timestamp::format_utc(step.by.at), step.step, step.by.person)
         };

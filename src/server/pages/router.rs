@@ -29,13 +29,13 @@ impl Pages {
         let frame = Frame::new(&unchecked.head, &unchecked.page);
         match page {
             Page::Stylesheet => stylesheet(include_str!("templates/style.css")),
-            Page::SignIn if is_post => self.sign_in(gate, unchecked, share).await,
+            page @ (Page::SignIn | Page::SignOut) if is_post => self.change_session(page, gate, unchecked, share).await,
             page @ (Page::Requests | Page::RequestAction(..)) if is_post => {
                 self.change_request(page, gate, unchecked, share).await
             }
-            Page::SignOut if is_post => self.sign_out(gate, unchecked, share).await,
-            Page::ProviderStart if is_read => self.start_at_provider(gate, &unchecked, frame).await,
-            Page::ProviderReply if is_read => self.provider_reply(gate, &unchecked, frame).await,
+            page @ (Page::ProviderStart | Page::ProviderReply) if is_read => {
+                self.at_provider(page, gate, &unchecked, frame).await
+            }
             Page::SignIn if is_read => self.sign_in_page(gate, &unchecked, &frame),
             _ if !is_read || matches!(page, Page::SignOut | Page::RequestAction(..)) => {
                 frame.message(StatusCode::METHOD_NOT_ALLOWED, "Nothing here", "This address cannot be opened in this way.")
