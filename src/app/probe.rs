@@ -18,7 +18,7 @@ use crate::app::error::AppError;
 use crate::app::outbound::{self, HttpReply, below};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::net::{Deadlines, HttpClient, dial_permitted};
+use crate::net::{Deadlines, HttpClient, dial_permitted, is_loopback};
 use crate::npm::packument::parse::parse;
 use crate::npm::{PackageName, Packument};
 use crate::tls;
@@ -75,14 +75,6 @@ pub(crate) async fn probe(
             Some(MissingMetadata { name, missing })
         },);
     Ok(ProbeReport { server, upstream, egress, stripped })
-}
-
-fn is_loopback(host: &Host<&str>) -> bool {
-    match host {
-        Host::Ipv4(ip) => ip.is_loopback(),
-        Host::Ipv6(ip) => ip.is_loopback(),
-        Host::Domain(name) => *name == "localhost",
-    }
 }
 
 async fn health(client: &HttpClient, server: &Url, clock: &dyn Clock) -> Result<Option<SignedDuration>, String> {

@@ -1,5 +1,7 @@
 //! `coldframe clients`: lists who requests packages, and with which tools.
 
+use std::collections::HashMap;
+
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
@@ -46,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
 /// Sums the rows of each client, in the order of its first row.
 fn summaries(rows: &[ClientRow]) -> Vec<ClientSummary<'_>> {
     let mut found: Vec<ClientSummary<'_>> = Vec::new();
-    let mut positions = std::collections::HashMap::new();
+    let mut positions = HashMap::new();
     for row in rows {
         let at = *positions.entry(&*row.client).or_insert(found.len());
         if at == found.len() {

@@ -1,12 +1,13 @@
 //! `coldframe ledger`: lists requests of the ledger, or exports all of them for other programs.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::app::standalone::ledger::{self, RowsWanted};
+use crate::app::standalone::ledger;
 use crate::cli::decisions;
 use crate::cli::decisions::commands::parse_scope;
 use crate::cli::exposure::flushed;
@@ -175,18 +176,13 @@ pub(crate) fn run(command: Command) -> anyhow::Result<Exit> {
 fn query(command: QueryCommand) -> anyhow::Result<Exit> {
     let selection = RowSelection::of(command.filters, SystemClock.now())?;
     let data_dir = flushed(&command.query.settings)?;
-    let (mut rows, mut has_more) = (Vec::new(), false);
+    let (mut rows, limit) = (Vec::new(), command.limit as usize);
     ledger::for_each_download::<anyhow::Error>(&data_dir, &selection.filter, RowOrder::NewestFirst, |row| {
-        if !selection.has(&row) {
-            return Ok(RowsWanted::More);
-        }
-        has_more = rows.len() >= command.limit as usize;
-        if has_more {
-            return Ok(RowsWanted::Enough);
-        }
-        rows.push(row);
-        Ok(RowsWanted::More)
+        rows.extend(selection.has(&row).then_some(row));
+        Ok(if rows.len() > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;
+    let has_more = rows.len() > limit;
+    rows.truncate(limit);
     let text = || {
         if rows.is_empty() {
             return "no such requests in the ledger\n".to_owned();
@@ -227,12 +223,9 @@ fn export(command: ExportCommand) -> anyhow::Result<Exit> {
             pending.push('\n');
         }
         if pending.len() < WRITTEN_BYTES {
-            return Ok(RowsWanted::More);
+            return Ok(ControlFlow::Continue(()));
         }
-        Ok(match output::write(&std::mem::take(&mut pending))? {
-            output::Reader::Present => RowsWanted::More,
-            output::Reader::Gone => RowsWanted::Enough,
-        })
+        output::write(&std::mem::take(&mut pending))
     })?;
     output::print(&pending)
 }

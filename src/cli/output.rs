@@ -4,6 +4,7 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, Write as _};
+use std::ops::ControlFlow;
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
@@ -97,19 +98,11 @@ pub(crate) fn print_verbatim(text: &str) -> anyhow::Result<Exit> {
     }
 }
 
-/// Whether anything reads standard output.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reader {
-    Present,
-    /// The pipe is closed.
-    Gone,
-}
-
-/// Writes a part of a long output. The caller continues only if there is a reader.
-pub(crate) fn write(text: &str) -> anyhow::Result<Reader> {
+/// Writes a part of a long output. Returns whether to continue: a closed pipe has no reader.
+pub(crate) fn write(text: &str) -> anyhow::Result<ControlFlow<()>> {
     match io::stdout().lock().write_all(printable(text).as_bytes()) {
-        Ok(()) => Ok(Reader::Present),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(error) => Err(error.into()),
     }
 }

@@ -267,7 +267,7 @@ fn details_text(details: &RequestDetails) -> String {
         push_line!(text, "  {} by {} {at} ({}): {}", step.step, person(&step.by), step.by.method, step.detail);
     }
     for owner in owners {
-        let must = if owner.must_approve { ", one of whom must approve" } else { "" };
+        let must = if owner.must_approve { "; one of them must approve" } else { "" };
         push_line!(text, "  owned by {}{must}", owner.people.join(", "));
     }
     if let Some(explained) = explained {

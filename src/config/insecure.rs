@@ -1,11 +1,11 @@
 //! Settings that are valid and less safe than they could be, for `config check`.
 
-use std::net::{IpAddr, SocketAddr};
+use url::Url;
 
-use url::{Host, Url};
-
+use crate::config::parse;
 use crate::config::raw::RawConfig;
 use crate::config::settings::SettingKey;
+use crate::net::is_loopback;
 use crate::text::excerpt;
 
 /// The longest value that a warning repeats, in characters.
@@ -44,7 +44,7 @@ pub(crate) fn weaknesses(raw: &RawConfig) -> Vec<String> {
     if values.is_true(SettingKey::UnsafeServeWithoutFeed) {
         found.push("`unsafe-serve-without-feed`: malware is served until the feeds have been read".to_owned());
     }
-    if values.texts(SettingKey::MinReleaseAge).any(|text| text.trim_start_matches('0').starts_with(['s', 'm', 'h', 'd', 'w'])) {
+    if values.texts(SettingKey::MinReleaseAge).any(|text| parse::duration(&text).is_ok_and(|age| age.is_zero())) {
         found.push("`min-release-age`: new releases are served at once".to_owned());
     }
     if values.texts(SettingKey::Policy).any(|text| text == "observe") {
@@ -77,20 +77,12 @@ impl Values<'_> {
 
 /// Checks whether a listener (`0.0.0.0:4873`, `http://0.0.0.0:4873=strict`) accepts connections of other machines.
 fn is_exposed(listener: &str) -> bool {
-    let address = listener.split_once("://").map_or(listener, |(_, address)| address);
-    let address = address.split('=').next().unwrap_or_default();
-    address.parse::<SocketAddr>().is_ok_and(|address| !address.ip().is_loopback())
+    parse::listener(listener).is_ok_and(|listener| !listener.socket.ip().is_loopback())
 }
 
 fn is_plain_http(text: &str) -> bool {
-    let Ok(url) = Url::parse(text) else { return false };
-    let is_here = match url.host() {
-        Some(Host::Ipv4(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::from(ip).is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => true,
-    };
-    url.scheme() == "http" && !is_here
+    let url = Url::parse(text).ok().filter(|url| url.scheme() == "http");
+    url.is_some_and(|url| url.host().is_some_and(|host| !is_loopback(&host)))
 }
 
 /// Returns a URL without what may be secret in it.

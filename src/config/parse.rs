@@ -114,7 +114,7 @@ pub(crate) fn listener(text: &str) -> Result<ListenerText, String> {
         Some((_, "")) => return Err("names no policy".to_owned()),
         Some((written, policy)) => (written, Some(policy.trim().to_owned())),
     };
-    let scheme = [Scheme::Http, Scheme::Https].into_iter().find_map(|scheme| {
+    let scheme = Scheme::ALL.iter().copied().find_map(|scheme| {
         let bare = written.trim().strip_prefix(scheme.as_str())?.strip_prefix("://")?;
         Some((scheme, bare.strip_suffix('/').unwrap_or(bare)))
     });

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use url::Host;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressScope {
     /// Any address: the operator named the host.
@@ -15,6 +17,15 @@ impl AddressScope {
     pub(crate) fn check(self, address: IpAddr) -> Result<(), String> {
         let is_within = self == Self::Anywhere || is_public(address);
         is_within.then_some(()).ok_or_else(|| format!("`{address}` is not a public address"))
+    }
+}
+
+/// Checks whether the host of a URL is this machine.
+pub(crate) fn is_loopback(host: &Host<&str>) -> bool {
+    match host {
+        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
     }
 }
 

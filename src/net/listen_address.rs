@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::words;
+
 /// Whether connections are encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -14,14 +16,7 @@ pub enum Scheme {
     Https,
 }
 
-impl Scheme {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
-    }
-}
+words! { Scheme { Http = "http", Https = "https", } }
 
 /// Displayed as a URL without final slash, such as `https://127.0.0.1:4873`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

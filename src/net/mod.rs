@@ -17,7 +17,7 @@ pub(crate) mod memory_budget;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub(crate) use address::{AddressScope, is_internal, is_public};
+pub(crate) use address::{AddressScope, is_internal, is_loopback, is_public};
 pub use body::Body;
 pub(crate) use body::BodyError;
 pub(crate) use client::body::BodyStream;

@@ -1,5 +1,6 @@
 //! Lists of what the ledger of a data directory recorded.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use jiff::Timestamp;
@@ -10,7 +11,7 @@ use crate::store::{ClientRow, DownloadRow, RowFilter, RowOrder, SqliteLedger};
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 5_000;
 
-/// Passes requests to `take` until it returns an error or [`RowsWanted::Enough`].
+/// Passes requests to `take` until it returns an error or wants no more.
 ///
 /// # Errors
 /// Returns the error of `take`, or an error if there is no ledger or if it cannot be read.
@@ -18,7 +19,7 @@ pub(crate) fn for_each_download<E: From<AppError>>(
     data_dir: &Path,
     filter: &RowFilter,
     order: RowOrder,
-    mut take: impl FnMut(DownloadRow) -> Result<RowsWanted, E>,
+    mut take: impl FnMut(DownloadRow) -> Result<ControlFlow<()>, E>,
 ) -> Result<(), E> {
     let ledger = SqliteLedger::read_only(data_dir).map_err(AppError::from)?;
     let mut after = None;
@@ -27,7 +28,7 @@ pub(crate) fn for_each_download<E: From<AppError>>(
         let is_last = page.len() < PAGE_ROWS;
         after = page.last().map(|row| row.id);
         for row in page {
-            if take(row)? == RowsWanted::Enough {
+            if take(row)?.is_break() {
                 return Ok(());
             }
         }
@@ -35,12 +36,6 @@ pub(crate) fn for_each_download<E: From<AppError>>(
             return Ok(());
         }
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RowsWanted {
-    More,
-    Enough,
 }
 
 /// Returns the clients with requests since `since`, the last one first.

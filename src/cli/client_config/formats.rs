@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use serde_json::Value;
-use url::{Host, Url};
+use url::Url;
 
+use crate::net::is_loopback;
 use crate::server::admin::ClientPolicy;
 use crate::text::push_line;
 use crate::units::timestamp;
@@ -320,12 +321,7 @@ impl ConfigWriter {
     }
 
     fn reach(&mut self, input: &ClientConfigInput) {
-        let is_loopback = input.url.host().is_some_and(|host| match host {
-            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
-            Host::Ipv4(address) => address.is_loopback(),
-            Host::Ipv6(address) => address.is_loopback(),
-        });
-        if is_loopback {
+        if input.url.host().is_some_and(|host| is_loopback(&host)) {
             self.comment(&format!("{} is reachable from this machine only; set another address with `--url`.", input.url));
         }
     }

@@ -304,13 +304,7 @@ impl ApprovalRequests {
     /// Returns an error if the ledger cannot be read.
     pub async fn used_by(&self, request: &ApprovalRequest) -> Result<PackageUsers, ApprovalError> {
         let (firewall, name) = (self.firewall.clone(), name_of(request)?);
-        match tokio::task::spawn_blocking(move || firewall.exposure_of(&name)).await {
-            Ok(rows) => Ok(users(rows?)),
-            Err(error) => {
-                tracing::error!(error = %error, "approval request task failed");
-                Err(ApprovalError::TaskFailed)
-            }
-        }
+        run_blocking(move || firewall.exposure_of(&name)).await.map(users)
     }
 
     /// Declines an open request. The version cannot be asked for again for a week.
@@ -466,12 +460,20 @@ impl ApprovalRequests {
         work: impl FnOnce(&(dyn RequestLedger + 'static)) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ApprovalError> {
         let ledger = Arc::clone(&self.ledger);
-        match tokio::task::spawn_blocking(move || work(&*ledger)).await {
-            Ok(done) => Ok(done?),
-            Err(error) => {
-                tracing::error!(error = %error, "approval request task failed");
-                Err(ApprovalError::TaskFailed)
-            }
+        run_blocking(move || work(&*ledger)).await
+    }
+}
+
+async fn run_blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, ApprovalError>
+where
+    T: Send + 'static,
+    E: Into<ApprovalError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(error) => {
+            tracing::error!(error = %error, "approval request task failed");
+            Err(ApprovalError::TaskFailed)
         }
     }
 }

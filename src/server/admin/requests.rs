@@ -23,7 +23,7 @@ use crate::server::admin::access::AdminRequest;
 use crate::server::admin::{explanation, method_not_allowed};
 use crate::server::response::{firewall_status, json_response, refused};
 use crate::store::{AskOutcome, RequestFilter};
-use crate::text::json_error;
+use crate::text::{json_error, words};
 
 /// The first segment of the path.
 pub(crate) const PAGE: &str = "requests";
@@ -85,19 +85,7 @@ pub(crate) enum RequestAction {
     Withdraw,
 }
 
-impl RequestAction {
-    pub(crate) fn parse(word: &str) -> Option<Self> {
-        [Self::Approve, Self::Decline, Self::Withdraw].into_iter().find(|action| action.as_str() == word)
-    }
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Approve => "approve",
-            Self::Decline => "decline",
-            Self::Withdraw => "withdraw",
-        }
-    }
-}
+words! { RequestAction { Approve = "approve", Decline = "decline", Withdraw = "withdraw", } }
 
 /// Why a request of the API is refused.
 pub(crate) enum ApiError {
